@@ -1,0 +1,280 @@
+"""MMDetection's names of tensors, and ours.
+
+The whole correspondence stands in the tables below, one line for each kind of tensor, in a form
+that reads in both directions. Names are matched from end to end: what no line describes is
+refused, so that a tensor is never left out, or put into a wrong place, in silence.
+
+The tensors themselves stay as they are. Where one might expect otherwise:
+
+- MMDetection since version 2 counts the classes of its ROI heads as detectron2 does, foreground
+  first and background last, so ``fc_cls`` needs no turning.
+- ``fc_reg`` is laid out as (class, 4) with (dx, dy, dw, dh), and ``shared_fcs.0`` reads a ROI's
+  features flattened from (C, H, W): both as in detectron2.
+- A frozen batch norm keeps weight, bias, mean and variance. Only ``num_batches_tracked``, which
+  no result depends on, is dropped.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from .errors import CheckpointError
+from .name_template import NameTemplate
+
+__all__ = ["convert_mmdet_state_dict", "convert_mmdet_names", "find_mmdet_names"]
+
+# -- The tables --------------------------------------------------------------------------------
+#
+# A line has MMDetection's name within its part of a model, and our name in the whole model, or
+# None where a tensor is not needed. {field} stands for what _FIELDS says, the same on both sides;
+# {field+2} and {field*2} for that number plus, or times, two.
+
+_Line = Tuple[str, Optional[str]]
+
+_FIELDS = {
+    "param": "weight|bias",
+    "norm": "weight|bias|running_mean|running_var",
+    "stage": "[1-4]",
+    "block": r"0|[1-9]\d*",
+    "conv": "[1-3]",
+    "tower": r"0|[1-9]\d*",
+    "fc": r"0|[1-9]\d*",
+    # Levels of a pyramid that starts at C2, or at C3; and the two levels above C5.
+    "from_c2": "[0-3]",
+    "from_c3": "[0-2]",
+    "above_c5": "[34]",
+}
+
+_BACKBONE: Sequence[_Line] = (
+    ("conv1.weight", "backbone.bottom_up.stem.conv1.weight"),
+    ("bn1.{norm}", "backbone.bottom_up.stem.conv1.norm.{norm}"),
+    ("bn1.num_batches_tracked", None),
+    (
+        "layer{stage}.{block}.conv{conv}.weight",
+        "backbone.bottom_up.res{stage+1}.{block}.conv{conv}.weight",
+    ),
+    (
+        "layer{stage}.{block}.bn{conv}.{norm}",
+        "backbone.bottom_up.res{stage+1}.{block}.conv{conv}.norm.{norm}",
+    ),
+    ("layer{stage}.{block}.bn{conv}.num_batches_tracked", None),
+    (
+        "layer{stage}.{block}.downsample.0.weight",
+        "backbone.bottom_up.res{stage+1}.{block}.shortcut.weight",
+    ),
+    (
+        "layer{stage}.{block}.downsample.1.{norm}",
+        "backbone.bottom_up.res{stage+1}.{block}.shortcut.norm.{norm}",
+    ),
+    ("layer{stage}.{block}.downsample.1.num_batches_tracked", None),
+)
+# A network trained on ImageNet ends in a classifier, which a detector has no use for.
+_CLASSIFIER: Sequence[_Line] = (("fc.{param}", None),)
+
+_PYRAMID_FROM_C2: Sequence[_Line] = (
+    ("lateral_convs.{from_c2}.conv.{param}", "backbone.fpn_lateral{from_c2+2}.{param}"),
+    ("fpn_convs.{from_c2}.conv.{param}", "backbone.fpn_output{from_c2+2}.{param}"),
+)
+_PYRAMID_FROM_C3: Sequence[_Line] = (
+    ("lateral_convs.{from_c3}.conv.{param}", "backbone.fpn_lateral{from_c3+3}.{param}"),
+    ("fpn_convs.{from_c3}.conv.{param}", "backbone.fpn_output{from_c3+3}.{param}"),
+    ("fpn_convs.{above_c5}.conv.{param}", "backbone.top_block.p{above_c5+3}.{param}"),
+)
+_RPN_HEAD: Sequence[_Line] = (
+    ("rpn_conv.{param}", "proposal_generator.rpn_head.conv.{param}"),
+    ("conv_loc.{param}", "proposal_generator.rpn_head.anchor_loc.{param}"),
+    ("conv_shape.{param}", "proposal_generator.rpn_head.anchor_shape.{param}"),
+    (
+        "feature_adaption.conv_offset.weight",
+        "proposal_generator.rpn_head.feature_adaption.offset.weight",
+    ),
+    (
+        "feature_adaption.conv_adaption.weight",
+        "proposal_generator.rpn_head.feature_adaption.conv.weight",
+    ),
+    ("conv_cls.{param}", "proposal_generator.rpn_head.objectness_logits.{param}"),
+    ("conv_reg.{param}", "proposal_generator.rpn_head.anchor_deltas.{param}"),
+)
+_RETINANET_HEAD: Sequence[_Line] = (
+    # Our towers hold a ReLU after each convolution, so every second place is a convolution's.
+    ("cls_convs.{tower}.conv.{param}", "head.cls_subnet.{tower*2}.{param}"),
+    ("reg_convs.{tower}.conv.{param}", "head.bbox_subnet.{tower*2}.{param}"),
+    ("conv_loc.{param}", "head.anchor_loc.{param}"),
+    ("conv_shape.{param}", "head.anchor_shape.{param}"),
+    ("feature_adaption_cls.conv_offset.weight", "head.feature_adaption_cls.offset.weight"),
+    ("feature_adaption_cls.conv_adaption.weight", "head.feature_adaption_cls.conv.weight"),
+    ("feature_adaption_reg.conv_offset.weight", "head.feature_adaption_bbox.offset.weight"),
+    ("feature_adaption_reg.conv_adaption.weight", "head.feature_adaption_bbox.conv.weight"),
+    ("retina_cls.{param}", "head.cls_score.{param}"),
+    ("retina_reg.{param}", "head.bbox_pred.{param}"),
+)
+_ROI_HEAD: Sequence[_Line] = (
+    ("shared_fcs.{fc}.{param}", "roi_heads.box_head.fc{fc+1}.{param}"),
+    ("fc_cls.{param}", "roi_heads.box_predictor.cls_score.{param}"),
+    ("fc_reg.{param}", "roi_heads.box_predictor.bbox_pred.{param}"),
+)
+
+# The two kinds of model, GA-RPN with or without ROI heads, and GA-RetinaNet: for each part, the prefixes that its tensors may have in a file.
+# MMDetection 3 says bbox_head. for the head of an RPN that stands alone, earlier versions rpn_head.
+_MODELS: Mapping[str, Sequence[Tuple[Tuple[str, ...], Sequence[_Line]]]] = {
+    "GA-RPN": (
+        (("backbone.",), _BACKBONE),
+        (("neck.",), _PYRAMID_FROM_C2),
+        (("rpn_head.", "bbox_head."), _RPN_HEAD),
+        (("roi_head.bbox_head.",), _ROI_HEAD),
+    ),
+    "GA-RetinaNet": (
+        (("backbone.",), _BACKBONE),
+        (("neck.",), _PYRAMID_FROM_C3),
+        (("bbox_head.",), _RETINANET_HEAD),
+    ),
+}
+_PREFIX = re.compile(r"\A(?:backbone|neck|rpn_head|bbox_head|roi_head)\.")
+
+
+# -- Public ------------------------------------------------------------------------------------
+
+
+def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+    """Give the tensors of an MMDetection model the names that they have in this package's models.
+
+    Args:
+        state_dict: tensors (or numpy arrays) by MMDetection's names: a whole GA-RPN,
+            GA-Faster R-CNN, GA-Fast R-CNN or GA-RetinaNet, or parts of one. Names may all begin
+            with ``module.``. Parts may also come with the names that they have by themselves, as
+            ``rpn_conv.weight`` or ``layer1.0.conv1.weight``; ImageNet weights of a ResNet or
+            ResNeXt (MMDetection's or torchvision's) are such a part. The content of a file,
+            ``state_dict`` beside ``meta`` and ``optimizer``, is taken as well.
+
+    Returns:
+        The same tensors by our names, in the same order, of the same shapes and dtypes. Tensors
+        that no result depends on (``num_batches_tracked``, an ImageNet classifier) are left out.
+
+    Raises:
+        CheckpointError: (a ValueError) for a name that is not known, a part that can be read in
+            two ways, two names of one tensor, and what is not a dictionary of tensors.
+    """
+    tensors = _get_tensors(state_dict)
+    return {ours: tensors[theirs] for theirs, ours in convert_mmdet_names(tensors).items()}
+
+
+def convert_mmdet_names(names: Iterable[str]) -> Dict[str, str]:
+    """Find our names for those of all the tensors in an MMDetection file.
+
+    Args:
+        names: as :func:`convert_mmdet_state_dict` takes them.
+
+    Returns:
+        Our names by MMDetection's, in their order, without the tensors that are not needed.
+
+    Raises:
+        CheckpointError: as :func:`convert_mmdet_state_dict`.
+    """
+    short = {name: name for name in names}
+    while short and all(s.startswith("module.") for s in short.values()):
+        short = {name: s[len("module.") :] for name, s in short.items()}
+
+    with_prefix = any(_PREFIX.match(s) for s in short.values())
+    # Names by the kind of model that is tried. None is for what this kind does not have.
+    tried: Dict[str, Dict[str, Optional[str]]] = {}
+    for model in _MODELS:
+        lines = _lines_of(model, with_prefix)
+        tried[model] = {name: _convert_name(s, lines) for name, s in short.items()}
+    fitting = [found for found in tried.values() if None not in found.values()]
+    if not fitting:
+        raise CheckpointError(_say_unknown(tried))
+    for name in short:
+        if len({found[name] for found in fitting}) > 1:
+            places = " or ".join(f"'{tried[model][name]}' of a {model}" for model in _MODELS)
+            raise CheckpointError(
+                f"cannot tell whether tensor '{name}' is {places}: convert it together with the "
+                "other tensors of its model"
+            )
+    result = {name: ours for name, ours in fitting[0].items() if ours and ours != _NOT_NEEDED}
+    _check_distinct(result)
+    return result
+
+
+def find_mmdet_names(our_name: str) -> List[str]:
+    """Find the names that a tensor of ours can have in an MMDetection file; [] if it has none."""
+    result: Dict[str, None] = {}
+    for model in _MODELS:
+        for theirs, ours in _lines_of(model, with_prefix=True):
+            values = ours.read(our_name) if ours is not None else None
+            if values is not None:
+                result[theirs.write(values)] = None
+    return list(result)
+
+
+# -- Details -----------------------------------------------------------------------------------
+
+_NOT_NEEDED = "(not needed)"
+
+
+@lru_cache(maxsize=None)
+def _lines_of(
+    model: str, with_prefix: bool
+) -> Tuple[Tuple[NameTemplate, Optional[NameTemplate]], ...]:
+    """All the lines of one kind of model, ready for use."""
+    result = []
+    for prefixes, lines in _MODELS[model]:
+        if not with_prefix:
+            prefixes = ("",)
+            lines = (*lines, *_CLASSIFIER) if lines is _BACKBONE else lines
+        for prefix in prefixes:
+            for theirs, ours in lines:
+                ours_template = None if ours is None else NameTemplate(ours, _FIELDS)
+                result.append((NameTemplate(prefix + theirs, _FIELDS), ours_template))
+    return tuple(result)
+
+
+def _convert_name(
+    name: str, lines: Sequence[Tuple[NameTemplate, Optional[NameTemplate]]]
+) -> Optional[str]:
+    for theirs, ours in lines:
+        values = theirs.read(name)
+        if values is not None:
+            return _NOT_NEEDED if ours is None else ours.write(values)
+    return None
+
+
+def _say_unknown(tried: Mapping[str, Mapping[str, Optional[str]]]) -> str:
+    """Say why names fit no kind of model."""
+    names = list(next(iter(tried.values())))
+    unknown = [name for name in names if all(found[name] is None for found in tried.values())]
+    if unknown:
+        more = f" (nor are {len(unknown) - 1} others)" if len(unknown) > 1 else ""
+        return f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection"
+    # Each name fits one kind, but not all of them the same.
+    misfits = {model: next(n for n in names if found[n] is None) for model, found in tried.items()}
+    reasons = " and ".join(f"'{name}' is not of a {model}" for model, name in misfits.items())
+    return f"tensors of different models are mixed: {reasons}"
+
+
+def _check_distinct(names: Mapping[str, str]) -> None:
+    seen: Dict[str, str] = {}
+    for theirs, ours in names.items():
+        if ours in seen:
+            raise CheckpointError(f"tensors '{seen[ours]}' and '{theirs}' are both '{ours}'")
+        seen[ours] = theirs
+
+
+def _get_tensors(content: Any) -> Dict[str, torch.Tensor]:
+    """Take the tensors out of what a file holds."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"expected a dictionary of tensors, not {type(content).__name__}")
+    result = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"expected a dictionary of tensors, but {name!r} is of type {type(value).__name__}"
+            )
+        result[name] = value
+    return result
