@@ -1,0 +1,17 @@
+"""The models: geometry and targets as pure functions, and the modules that hold weights."""
+
+from .backbone import build_ga_retinanet_resnet_fpn_backbone
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors, record_guided_anchors
+from .retinanet import GARetinaNet, GARetinaNetHead
+from .rpn import GuidedAnchorRPN, GuidedAnchorRPNHead
+
+__all__ = [
+    "GARetinaNet",
+    "GARetinaNetHead",
+    "GuidedAnchorRPN",
+    "GuidedAnchorRPNHead",
+    "GuidedAnchoring",
+    "GuidedAnchors",
+    "build_ga_retinanet_resnet_fpn_backbone",
+    "record_guided_anchors",
+]

@@ -1,0 +1,154 @@
+"""Geometry of guided anchoring: cells, their squares, approximate anchors and guided anchors.
+
+Shapes in this package follow detectron2's ``rpn.py``:
+
+    N: number of images in the batch
+    L: number of feature levels
+    Hi, Wi: height and width of the i-th level
+    R: number of cells of all levels, sum(Hi * Wi); levels follow each other, rows first
+    M: largest number of ground-truth boxes in an image of the batch
+    A: number of approximate anchors of a cell (9 in the published models)
+
+Naming:
+
+    cell: a position of a feature map. Its centre is at (column * stride, row * stride) pixels.
+    square: the box on a cell's centre from which the guided anchor is predicted.
+    approximate anchors: A boxes on a cell's centre, which only serve to assign shape targets.
+    guided anchor: the square with its width and height rescaled by the shape branch.
+
+Boxes are (x1, y1, x2, y2) in pixels.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# exp of a shape output never rescales a square by more than this, nor by less than its inverse.
+MAX_LOG_RATIO = math.log(1e6)
+
+
+class CellGrid(NamedTuple):
+    """The cells of all levels for one set of feature map sizes, or (without sizes) some of them.
+
+    Attributes:
+        sizes: (Hi, Wi) of each level.
+        strides: pixels from a cell to the next, by level.
+        centers: (..., R, 2) float32, x and y of each cell in pixels.
+        stride: (..., R) float32, the stride of each cell's level.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    centers: Tensor
+    stride: Tensor
+
+    @property
+    def cells_per_level(self) -> list[int]:
+        """Hi * Wi of each level."""
+        return [h * w for h, w in self.sizes]
+
+    def split_levels(self, values: Tensor) -> list[Tensor]:
+        """(N, R, ...) to a list of L tensors (N, Hi, Wi, ...)."""
+        levels = values.split(self.cells_per_level, dim=1)
+        return [
+            x.unflatten(1, size) for x, size in zip(levels, self.sizes, strict=True)
+        ]
+
+
+@functools.lru_cache(maxsize=32)
+def make_cell_grid(
+    sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> CellGrid:
+    """Cells of levels of the given sizes; the last 32 answers are kept.
+
+    Args:
+        sizes: (Hi, Wi) of each level.
+        strides: stride of each level in pixels.
+        device: where the tensors go.
+    """
+    # Grids outlive the step that first asks for them, which may run in inference mode.
+    with torch.inference_mode(False):
+        centers, stride = [], []
+        for (height, width), s in zip(sizes, strides, strict=True):
+            y = torch.arange(height, dtype=torch.float32, device=device) * s
+            x = torch.arange(width, dtype=torch.float32, device=device) * s
+            yy, xx = torch.meshgrid(y, x, indexing="ij")
+            centers.append(torch.stack([xx.flatten(), yy.flatten()], dim=1))
+            stride.append(torch.full((height * width,), float(s), device=device))
+        return CellGrid(sizes, strides, torch.cat(centers), torch.cat(stride))
+
+
+def cells_inside_images(grid: CellGrid, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """Which cells start within their image, in a batch padded to its largest image.
+
+    Args:
+        grid: the cells.
+        image_sizes: (height, width) of each of the N images before padding, in pixels.
+
+    Returns:
+        (N, R) bool.
+    """
+    device = grid.centers.device
+    limits = torch.tensor(image_sizes, dtype=torch.float32).to(device, non_blocking=True)
+    # Row i of stride s counts where i < ceil(height / s), which is i * s < height.
+    return (grid.centers < limits.flip(1)[:, None, :]).all(dim=2)
+
+
+def make_squares(grid: CellGrid, base_scale: float) -> Tensor:
+    """The square of each cell: side ``base_scale`` times the stride.
+
+    Returns:
+        (R, 4) float32 boxes.
+    """
+    half = (0.5 * base_scale * grid.stride)[:, None]
+    return torch.cat([grid.centers - half, grid.centers + half], dim=1)
+
+
+def approximate_anchor_offsets(
+    stride: int, base_scale: float, scales_per_octave: int, ratios: Sequence[float]
+) -> Tensor:
+    """Corners of a cell's approximate anchors relative to its centre ("Guided Anchoring", 3.3).
+
+    Args:
+        stride: of the level, in pixels.
+        base_scale: the square's side in strides.
+        scales_per_octave: number of scales, 2^(i / scales_per_octave) times the square's side.
+        ratios: height over width, at equal area.
+
+    Returns:
+        (A, 4) float32, A = len(ratios) * scales_per_octave, on the CPU.
+    """
+    scales = torch.tensor(
+        [base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+    )
+    h_ratios = torch.tensor([float(r) for r in ratios]).sqrt()
+    half_w = 0.5 * (stride * (1 / h_ratios)[:, None] * scales).flatten()
+    half_h = 0.5 * (stride * h_ratios[:, None] * scales).flatten()
+    return torch.stack([-half_w, -half_h, half_w, half_h], dim=1)
+
+
+def make_guided_anchors(
+    grid: CellGrid, shape_deltas: Tensor, base_scale: float, weights: Sequence[float]
+) -> Tensor:
+    """Squares rescaled by the shape branch ("Guided Anchoring", equation 2).
+
+    Args:
+        grid: the cells.
+        shape_deltas: (..., R, 2), the shape outputs (dw, dh) of each cell.
+        base_scale: the square's side in strides.
+        weights: what dw and dh are divided by before exp.
+
+    Returns:
+        (..., R, 4) boxes in the dtype of ``shape_deltas``, at least float32.
+    """
+    if shape_deltas.dtype in (torch.float16, torch.bfloat16):
+        shape_deltas = shape_deltas.float()
+    dw, dh = shape_deltas.unbind(dim=-1)
+    log_ratio = torch.stack([dw / weights[0], dh / weights[1]], dim=-1)
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    half = 0.5 * (base_scale * grid.stride[..., None] * ratio)
+    return torch.cat([grid.centers - half, grid.centers + half], dim=-1)

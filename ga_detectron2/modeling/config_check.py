@@ -1,0 +1,197 @@
+"""Refuses configurations that cannot work, when the model is built, with the key's name."""
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from .losses import BOX_LOSS_TYPES
+
+_GA = "MODEL.GUIDED_ANCHOR"
+
+
+def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+    """Check what :class:`GuidedAnchorRPN` reads.
+
+    Args:
+        cfg: a detectron2 CfgNode.
+        input_shape: of the backbone's levels, by name.
+
+    Raises:
+        ValueError: with the key's name, its value, and what would be right.
+    """
+    rpn = cfg.MODEL.RPN
+    _check_guided_anchor(cfg)
+    strides = _check_levels("MODEL.RPN.IN_FEATURES", rpn.IN_FEATURES, input_shape)
+    if len(strides) > 1 and strides[0] >= 8 and strides[-1] >= 128:
+        if cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE >= 8:
+            raise ValueError(
+                f"MODEL.RPN.IN_FEATURES {list(rpn.IN_FEATURES)} are RetinaNet's levels, of strides "
+                f"{strides}: with {_GA}.OCTAVE_BASE_SCALE "
+                f"{cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE} no square is smaller than "
+                f"{strides[0] * cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE} pixels. Use the RPN's, "
+                "['p2', 'p3', 'p4', 'p5', 'p6'] of build_resnet_fpn_backbone, or a base scale of 4"
+            )
+    if rpn.HEAD_NAME not in ("StandardRPNHead", "GuidedAnchorRPNHead"):
+        raise ValueError(
+            f"MODEL.RPN.HEAD_NAME {rpn.HEAD_NAME!r} does not go with GuidedAnchorRPN, which brings "
+            "its own head: leave the key at its default, 'StandardRPNHead'"
+        )
+    _check_channels("MODEL.RPN.IN_FEATURES", [input_shape[f].channels for f in rpn.IN_FEATURES])
+    channels = [input_shape[rpn.IN_FEATURES[0]].channels, *rpn.CONV_DIMS]
+    if not rpn.CONV_DIMS or any(c != -1 and c <= 0 for c in rpn.CONV_DIMS):
+        raise ValueError(
+            f"MODEL.RPN.CONV_DIMS {list(rpn.CONV_DIMS)} must name at least one number of channels, "
+            "each positive or -1 (as many as before)"
+        )
+    _check_deform_groups(cfg, [c for c in channels if c != -1][-1])
+    _check_thresholds("MODEL.RPN", rpn.IOU_THRESHOLDS, rpn.IOU_LABELS)
+    _check_weights("MODEL.RPN.BBOX_REG_WEIGHTS", rpn.BBOX_REG_WEIGHTS, 4)
+    _check_choice("MODEL.RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, BOX_LOSS_TYPES)
+    _check_at_least("MODEL.RPN.SMOOTH_L1_BETA", rpn.SMOOTH_L1_BETA, 0)
+    _check_at_least("MODEL.RPN.BATCH_SIZE_PER_IMAGE", rpn.BATCH_SIZE_PER_IMAGE, 1)
+    _check_share("MODEL.RPN.POSITIVE_FRACTION", rpn.POSITIVE_FRACTION)
+    _check_share("MODEL.RPN.NMS_THRESH", rpn.NMS_THRESH)
+    if rpn.BOUNDARY_THRESH >= 0:
+        raise ValueError(
+            f"MODEL.RPN.BOUNDARY_THRESH {rpn.BOUNDARY_THRESH} is not for guided anchors, which are "
+            "centred on cells within the image: leave it at -1"
+        )
+
+
+def check_retinanet_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
+    """Check what :class:`GARetinaNet` reads; arguments and errors as in :func:`check_rpn_config`."""
+    retinanet = cfg.MODEL.RETINANET
+    _check_guided_anchor(cfg)
+    _check_levels("MODEL.RETINANET.IN_FEATURES", retinanet.IN_FEATURES, input_shape)
+    channels = [input_shape[f].channels for f in retinanet.IN_FEATURES]
+    _check_channels("MODEL.RETINANET.IN_FEATURES", channels)
+    _check_deform_groups(cfg, channels[0])
+    _check_thresholds("MODEL.RETINANET", retinanet.IOU_THRESHOLDS, retinanet.IOU_LABELS)
+    _check_weights("MODEL.RETINANET.BBOX_REG_WEIGHTS", retinanet.BBOX_REG_WEIGHTS, 4)
+    _check_choice(
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", retinanet.BBOX_REG_LOSS_TYPE, BOX_LOSS_TYPES
+    )
+    _check_at_least("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", retinanet.SMOOTH_L1_LOSS_BETA, 0)
+    _check_at_least("MODEL.RETINANET.NUM_CLASSES", retinanet.NUM_CLASSES, 1)
+    _check_at_least("MODEL.RETINANET.NUM_CONVS", retinanet.NUM_CONVS, 1)
+    _check_at_least("MODEL.RETINANET.TOPK_CANDIDATES_TEST", retinanet.TOPK_CANDIDATES_TEST, 1)
+    _check_share("MODEL.RETINANET.SCORE_THRESH_TEST", retinanet.SCORE_THRESH_TEST)
+    _check_share("MODEL.RETINANET.NMS_THRESH_TEST", retinanet.NMS_THRESH_TEST)
+    if not 0 < retinanet.PRIOR_PROB < 1:
+        raise ValueError(
+            f"MODEL.RETINANET.PRIOR_PROB {retinanet.PRIOR_PROB} must lie between 0 and 1, both "
+            "excluded; the published models have 0.01"
+        )
+
+
+def _check_guided_anchor(cfg: CfgNode) -> None:
+    if "GUIDED_ANCHOR" not in cfg.MODEL:
+        raise ValueError(
+            f"{_GA} is missing: call ga_detectron2.add_ga_config(cfg) before merging a file"
+        )
+    ga = cfg.MODEL.GUIDED_ANCHOR
+    _check_above(f"{_GA}.OCTAVE_BASE_SCALE", ga.OCTAVE_BASE_SCALE, 0)
+    _check_at_least(f"{_GA}.SCALES_PER_OCTAVE", ga.SCALES_PER_OCTAVE, 1)
+    if not ga.ASPECT_RATIOS or any(r <= 0 for r in ga.ASPECT_RATIOS):
+        raise ValueError(
+            f"{_GA}.ASPECT_RATIOS {list(ga.ASPECT_RATIOS)} must hold at least one ratio of height "
+            "to width, each above 0, such as [0.5, 1.0, 2.0]"
+        )
+    _check_share(f"{_GA}.LOC_FILTER_THRESH", ga.LOC_FILTER_THRESH)
+    if not 0 <= ga.CENTER_RATIO <= ga.IGNORE_RATIO <= 1:
+        raise ValueError(
+            f"{_GA}.CENTER_RATIO {ga.CENTER_RATIO} and IGNORE_RATIO {ga.IGNORE_RATIO} must satisfy "
+            "0 <= CENTER_RATIO <= IGNORE_RATIO <= 1: the ignored region surrounds the centre"
+        )
+    _check_at_least(f"{_GA}.DEFORM_GROUPS", ga.DEFORM_GROUPS, 1)
+    _check_weights(f"{_GA}.SHAPE_REG_WEIGHTS", ga.SHAPE_REG_WEIGHTS, 2)
+    _check_thresholds(_GA, ga.IOU_THRESHOLDS, ga.IOU_LABELS)
+    _check_share(f"{_GA}.MIN_POSITIVE_IOU", ga.MIN_POSITIVE_IOU)
+    _check_at_least(f"{_GA}.BATCH_SIZE_PER_IMAGE", ga.BATCH_SIZE_PER_IMAGE, 1)
+    _check_share(f"{_GA}.POSITIVE_FRACTION", ga.POSITIVE_FRACTION)
+    _check_at_least(f"{_GA}.LOC_LOSS_WEIGHT", ga.LOC_LOSS_WEIGHT, 0)
+    _check_at_least(f"{_GA}.SHAPE_LOSS_WEIGHT", ga.SHAPE_LOSS_WEIGHT, 0)
+    _check_at_least(f"{_GA}.SHAPE_LOSS_BETA", ga.SHAPE_LOSS_BETA, 0)
+
+
+def _check_levels(
+    key: str, in_features: Sequence[str], input_shape: dict[str, ShapeSpec]
+) -> list[int]:
+    unknown = [f for f in in_features if f not in input_shape]
+    if unknown or not in_features:
+        raise ValueError(
+            f"{key} {list(in_features)}: the backbone has no {unknown or 'level of no name'}; it has "
+            f"{sorted(input_shape)}"
+        )
+    strides = [input_shape[f].stride for f in in_features]
+    doubled = [strides[0] * 2**i for i in range(len(strides))]
+    if strides != doubled:
+        raise ValueError(
+            f"{key} {list(in_features)} have strides {strides}: guided anchoring needs each level's "
+            f"stride to be twice the one before, {doubled}"
+        )
+    return strides
+
+
+def _check_channels(key: str, channels: Sequence[int]) -> None:
+    if len(set(channels)) > 1:
+        raise ValueError(
+            f"{key}: the levels have {list(channels)} channels, but share one head: they must all "
+            "have the same number"
+        )
+
+
+def _check_deform_groups(cfg: CfgNode, channels: int) -> None:
+    groups = cfg.MODEL.GUIDED_ANCHOR.DEFORM_GROUPS
+    if channels % groups:
+        raise ValueError(
+            f"{_GA}.DEFORM_GROUPS {groups} does not divide the head's {channels} channels; the "
+            "published models have 4 groups of 64"
+        )
+
+
+def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequence[int]) -> None:
+    if list(thresholds) != sorted(thresholds) or not all(0 < t <= 1 for t in thresholds):
+        raise ValueError(
+            f"{section}.IOU_THRESHOLDS {list(thresholds)} must rise, each above 0 and at most 1, "
+            "such as [0.3, 0.7]"
+        )
+    if len(labels) != len(thresholds) + 1:
+        raise ValueError(
+            f"{section}.IOU_LABELS {list(labels)} must have {len(thresholds) + 1} labels, one more "
+            f"than IOU_THRESHOLDS {list(thresholds)}"
+        )
+    if any(label not in (-1, 0, 1) for label in labels) or 1 not in labels:
+        raise ValueError(
+            f"{section}.IOU_LABELS {list(labels)} must be 1 (positive), 0 (negative) or -1 (takes no "
+            "part), with a positive one, such as [0, -1, 1]"
+        )
+
+
+def _check_weights(key: str, weights: Sequence[float], length: int) -> None:
+    if len(weights) != length or any(w <= 0 for w in weights):
+        names = "(dx, dy, dw, dh)" if length == 4 else "(dw, dh)"
+        raise ValueError(
+            f"{key} {list(weights)} must hold {length} numbers above 0, one each for {names}"
+        )
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{key} {value!r} must be one of {', '.join(choices)}")
+
+
+def _check_share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key} {value} must lie between 0 and 1")
+
+
+def _check_at_least(key: str, value: float, least: float) -> None:
+    if not value >= least:
+        raise ValueError(f"{key} {value} must be at least {least}")
+
+
+def _check_above(key: str, value: float, limit: float) -> None:
+    if not value > limit:
+        raise ValueError(f"{key} {value} must be above {limit}")

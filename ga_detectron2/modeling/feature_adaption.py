@@ -1,0 +1,211 @@
+"""Feature adaption ("Guided Anchoring", section 3.4): a deformable convolution led by the shape branch.
+
+A 3x3 convolution whose taps are moved by offsets that a 1x1 convolution computes from a cell's
+shape outputs. It can be applied to all cells of a map or, at a fraction of the price, only to the
+cells where the result is needed: gather the moved taps of these cells by bilinear interpolation,
+then multiply them with the kernel. Both give the same numbers.
+
+Features travel as rows here, (N, Hi * Wi, C): a channels-last map seen as a matrix.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+KERNEL_SIZE = 3
+TAPS = KERNEL_SIZE * KERNEL_SIZE
+
+# Cells that are gathered at a time when a whole map is adapted: 9 taps of 256 float32 channels of
+# each are 75 MB.
+CELLS_PER_CHUNK = 8192
+
+
+class FeatureRows(NamedTuple):
+    """A feature map as a matrix.
+
+    Attributes:
+        rows: (N, H * W, C).
+        height, width: of the map, in cells.
+    """
+
+    rows: Tensor
+    height: int
+    width: int
+
+    def to_map(self) -> Tensor:
+        """(N, C, H, W), a view."""
+        return self.rows.unflatten(1, (self.height, self.width)).permute(0, 3, 1, 2)
+
+
+def to_rows(feature_map: Tensor) -> FeatureRows:
+    """(N, C, H, W) as rows; a view where the map is in channels-last memory format."""
+    height, width = feature_map.shape[-2:]
+    rows = feature_map.permute(0, 2, 3, 1).contiguous().flatten(1, 2)
+    return FeatureRows(rows, height, width)
+
+
+class FeatureAdaption(nn.Module):
+    """3x3 deformable convolution with offsets from the shape outputs, then ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, deform_groups: int):
+        """
+        Args:
+            in_channels, out_channels: of the feature map.
+            deform_groups: groups of input channels that share their offsets.
+        """
+        super().__init__()
+        self.deform_groups = deform_groups
+        self.offset = nn.Conv2d(2, deform_groups * TAPS * 2, 1, bias=False)
+        self.conv = nn.Conv2d(in_channels, out_channels, KERNEL_SIZE, padding=1, bias=False)
+        nn.init.normal_(self.offset.weight, std=0.1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+
+    def forward(self, features: FeatureRows, shape_deltas: Tensor) -> FeatureRows:
+        """Adapt every cell.
+
+        Args:
+            features: of N images.
+            shape_deltas: (N, H * W, 2), the shape outputs; no gradient flows into them.
+        """
+        N, cells = shape_deltas.shape[:2]
+        if features.rows.is_cuda:
+            return to_rows(self._deform_conv(features, shape_deltas))
+        every_cell = torch.arange(N * cells, device=shape_deltas.device)
+        flat_deltas = shape_deltas.flatten(0, 1)
+        chunks = [
+            self._adapt_chunk(features, every_cell[i : i + CELLS_PER_CHUNK], flat_deltas)
+            for i in range(0, N * cells, CELLS_PER_CHUNK)
+        ]
+        adapted = torch.cat(chunks).unflatten(0, (N, cells))
+        return FeatureRows(adapted, features.height, features.width)
+
+    def at_cells(self, features: FeatureRows, cells: Tensor, shape_deltas: Tensor) -> Tensor:
+        """Adapt some cells.
+
+        Args:
+            features: of N images.
+            cells: (K,) int64 into the N * H * W cells of the map.
+            shape_deltas: (K, 2), the shape outputs of these cells; no gradient flows into them.
+
+        Returns:
+            (K, C).
+        """
+        return F.relu(self._multiply(self.gather_taps(features, cells, shape_deltas)))
+
+    def gather_taps(
+        self,
+        features: FeatureRows,
+        cells: Tensor,
+        shape_deltas: Tensor,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """The moved taps of some cells.
+
+        Args:
+            features, cells, shape_deltas: as in :meth:`at_cells`.
+            present: (K,) bool; the taps of the other cells are zero, whatever their index says.
+
+        Returns:
+            (K, groups * 9 * C / groups), in the order that :meth:`project` takes.
+        """
+        offsets = self._offsets(shape_deltas).unflatten(1, (self.deform_groups, TAPS, 2))
+        return _gather_moved_taps(features, cells, offsets, present)
+
+    def project(self, taps: Tensor) -> Tensor:
+        """(K, groups * 9 * C / groups) gathered taps to (K, C) adapted features."""
+        return F.relu(self._multiply(taps))
+
+    def _offsets(self, shape_deltas: Tensor) -> Tensor:
+        """(..., 2) to (..., groups * 9 * 2), pixels of the map, in float32 under autocast too."""
+        weight = self.offset.weight.flatten(1)
+        with torch.autocast(shape_deltas.device.type, enabled=False):
+            return F.linear(shape_deltas.detach().to(weight.dtype), weight)
+
+    def _multiply(self, taps: Tensor) -> Tensor:
+        weight = self.conv.weight.unflatten(1, (self.deform_groups, -1)).flatten(3)
+        # (out, group, C / group, tap) to (out, group, tap, C / group).
+        return F.linear(taps, weight.transpose(2, 3).flatten(1))
+
+    def _adapt_chunk(self, features: FeatureRows, cells: Tensor, flat_deltas: Tensor) -> Tensor:
+        def adapt(rows: Tensor) -> Tensor:
+            chunk = features._replace(rows=rows)
+            return self.at_cells(chunk, cells, flat_deltas[cells])
+
+        if torch.is_grad_enabled():
+            # The gathered taps are nine times the features: gather again rather than keep them.
+            return checkpoint(adapt, features.rows, use_reentrant=False)
+        return adapt(features.rows)
+
+    def _deform_conv(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
+        offsets = features._replace(rows=self._offsets(shape_deltas)).to_map()
+        weight = self.conv.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            return F.relu(
+                torchvision.ops.deform_conv2d(
+                    features.to_map().to(weight.dtype).contiguous(),
+                    offsets.contiguous(),
+                    weight,
+                    padding=1,
+                )
+            )
+
+
+def _gather_moved_taps(
+    features: FeatureRows, cells: Tensor, offsets: Tensor, present: Tensor | None
+) -> Tensor:
+    """Bilinear values at the nine moved taps of some cells; zero outside the map.
+
+    One tap of one group is a weighted sum of four pieces of C / groups channels, which is what
+    ``embedding_bag`` computes for all of them in one pass.
+
+    Args:
+        features: of N images.
+        cells: (K,) int64.
+        offsets: (K, groups, 9, 2), (dy, dx) in pixels of the map, taps in row order.
+        present: (K,) bool or None; see :meth:`FeatureAdaption.gather_taps`.
+
+    Returns:
+        (K, groups * 9 * C / groups).
+    """
+    rows, height, width = features
+    groups = offsets.shape[1]
+    row, column = cells // width, cells % width
+    y = (row % height)[:, None, None] + _tap_steps(offsets, repeat=True) + offsets[..., 0]
+    x = column[:, None, None] + _tap_steps(offsets, repeat=False) + offsets[..., 1]
+    # Beyond one pixel outside the map there is nothing, and no index may grow without bound.
+    y = y.nan_to_num(nan=-2.0).clamp(-2, height + 1)
+    x = x.nan_to_num(nan=-2.0).clamp(-2, width + 1)
+    y0, x0 = y.detach().floor(), x.detach().floor()
+    y_weight = torch.stack([1 - (y - y0), y - y0], dim=-1)  # (K, groups, 9, 2)
+    x_weight = torch.stack([1 - (x - x0), x - x0], dim=-1)
+    y_index = torch.stack([y0, y0 + 1], dim=-1).long()
+    x_index = torch.stack([x0, x0 + 1], dim=-1).long()
+    y_weight = torch.where((y_index >= 0) & (y_index < height), y_weight, 0.0)
+    x_weight = torch.where((x_index >= 0) & (x_index < width), x_weight, 0.0)
+    if present is not None:
+        y_weight = torch.where(present[:, None, None, None], y_weight, 0.0)
+
+    first_row = (row // height * height)[:, None, None, None]  # of the cell's image
+    row_start = (first_row + y_index.clamp(0, height - 1)) * width
+    corners = row_start[..., :, None] + x_index.clamp(0, width - 1)[..., None, :]
+    group = torch.arange(groups, device=cells.device)[:, None, None, None]
+    weights = y_weight[..., :, None] * x_weight[..., None, :]  # (K, groups, 9, 2, 2)
+
+    table = rows.reshape(-1, rows.shape[-1] // groups)
+    taps = F.embedding_bag(
+        (corners * groups + group).reshape(-1, 4),
+        table,
+        per_sample_weights=weights.reshape(-1, 4).to(table.dtype),
+        mode="sum",
+    )
+    return taps.reshape(len(cells), rows.shape[-1] * TAPS)
+
+
+def _tap_steps(offsets: Tensor, repeat: bool) -> Tensor:
+    """(9,) steps from a cell to the taps of its kernel: rows (repeated) or columns (in turn)."""
+    steps = torch.arange(-1, KERNEL_SIZE - 1, device=offsets.device, dtype=offsets.dtype)
+    return steps.repeat_interleave(KERNEL_SIZE) if repeat else steps.repeat(KERNEL_SIZE)

@@ -1,0 +1,218 @@
+"""What the two-stage and the one-stage detector share: guided anchors, their targets and losses."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from .anchors import CellGrid, cells_inside_images, make_cell_grid, make_guided_anchors
+from .losses import LOCATION_NORMALIZER, bounded_iou_loss, location_loss, mean_over_workers
+from .targets import (
+    GroundTruth,
+    MatchRule,
+    location_targets,
+    match_approximate_anchors,
+    sample_cells,
+)
+
+
+class GuidedAnchors(NamedTuple):
+    """What the location and shape branches say of a batch. Naming as in ``anchors.py``.
+
+    Attributes:
+        grid: the cells; ``grid.split_levels`` cuts any of the following into maps.
+        loc_logits: (N, R), log odds that an object's centre lies near the cell.
+        shape_deltas: (N, R, 2), the shape outputs (dw, dh).
+        anchors: (N, R, 4) float32 guided anchors in pixels, without gradient.
+    """
+
+    grid: CellGrid
+    loc_logits: Tensor
+    shape_deltas: Tensor
+    anchors: Tensor
+
+    def loc_probability_maps(self) -> list[Tensor]:
+        """L location probability maps (N, Hi, Wi)."""
+        return self.grid.split_levels(self.loc_logits.sigmoid())
+
+
+class GuidedAnchoring(nn.Module):
+    """Makes guided anchors from the outputs of the two branches, and computes the branches' losses.
+
+    It has no weights. :func:`record_guided_anchors` catches what it returns.
+    """
+
+    def __init__(
+        self,
+        *,
+        strides: Sequence[int],
+        base_scale: float,
+        scales_per_octave: int = 3,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        center_ratio: float = 0.2,
+        ignore_ratio: float = 0.5,
+        shape_weights: Sequence[float] = (1.0, 1.0),
+        shape_rule: MatchRule,
+        batch_size_per_image: int = 256,
+        positive_fraction: float = 0.5,
+        loc_filter_thresh: float = 0.01,
+        loc_loss_weight: float = 1.0,
+        shape_loss_weight: float = 1.0,
+        shape_loss_beta: float = 0.2,
+    ):
+        """
+        Args:
+            strides: pixels from a cell to the next, by level.
+            base_scale: side of the squares in strides.
+            scales_per_octave, aspect_ratios: of the approximate anchors.
+            center_ratio, ignore_ratio: share of a box that its regions take, by width and height.
+            shape_weights: what the shape outputs (dw, dh) are divided by before exp.
+            shape_rule: when a cell is positive for the shape branch.
+            batch_size_per_image, positive_fraction: of the cells sampled for the shape loss.
+            loc_filter_thresh: location probability from which on a cell is kept in inference.
+            loc_loss_weight, shape_loss_weight, shape_loss_beta: of the losses.
+        """
+        super().__init__()
+        self.strides = tuple(strides)
+        self.base_scale = base_scale
+        self.scales_per_octave = scales_per_octave
+        self.aspect_ratios = tuple(aspect_ratios)
+        self.center_ratio = center_ratio
+        self.ignore_ratio = ignore_ratio
+        self.shape_weights = tuple(shape_weights)
+        self.shape_rule = shape_rule
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.loc_filter_thresh = loc_filter_thresh
+        self.loc_loss_weight = loc_loss_weight
+        self.shape_loss_weight = shape_loss_weight
+        self.shape_loss_beta = shape_loss_beta
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, strides: Sequence[int]) -> "GuidedAnchoring":
+        """From ``cfg.MODEL.GUIDED_ANCHOR``, for levels of the given strides."""
+        ga = cfg.MODEL.GUIDED_ANCHOR
+        return cls(
+            strides=strides,
+            base_scale=ga.OCTAVE_BASE_SCALE,
+            scales_per_octave=ga.SCALES_PER_OCTAVE,
+            aspect_ratios=ga.ASPECT_RATIOS,
+            center_ratio=ga.CENTER_RATIO,
+            ignore_ratio=ga.IGNORE_RATIO,
+            shape_weights=ga.SHAPE_REG_WEIGHTS,
+            shape_rule=MatchRule(
+                tuple(ga.IOU_THRESHOLDS), tuple(ga.IOU_LABELS), ga.MIN_POSITIVE_IOU
+            ),
+            batch_size_per_image=ga.BATCH_SIZE_PER_IMAGE,
+            positive_fraction=ga.POSITIVE_FRACTION,
+            loc_filter_thresh=ga.LOC_FILTER_THRESH,
+            loc_loss_weight=ga.LOC_LOSS_WEIGHT,
+            shape_loss_weight=ga.SHAPE_LOSS_WEIGHT,
+            shape_loss_beta=ga.SHAPE_LOSS_BETA,
+        )
+
+    def forward(
+        self, sizes: Sequence[tuple[int, int]], loc_logits: Tensor, shape_deltas: Tensor
+    ) -> GuidedAnchors:
+        """
+        Args:
+            sizes: (Hi, Wi) of each level.
+            loc_logits: (N, R).
+            shape_deltas: (N, R, 2).
+        """
+        grid = make_cell_grid(tuple(sizes), self.strides, loc_logits.device)
+        anchors = make_guided_anchors(
+            grid, shape_deltas.detach(), self.base_scale, self.shape_weights
+        )
+        return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
+
+    def kept_cells(self, guided: GuidedAnchors) -> Tensor:
+        """(N, R) bool: cells that pass the location filter (section 3.2)."""
+        return guided.loc_logits.sigmoid() >= self.loc_filter_thresh
+
+    def cells_inside(
+        self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """(N, R) bool: cells within their image, in a batch padded to the largest one."""
+        return cells_inside_images(guided.grid, image_sizes)
+
+    def losses(
+        self, guided: GuidedAnchors, inside: Tensor, ground_truth: GroundTruth
+    ) -> dict[str, Tensor]:
+        """Losses of the two branches: ``loss_anchor_loc`` and ``loss_anchor_shape``.
+
+        Args:
+            guided: the branches' outputs.
+            inside: (N, R) bool, see :meth:`cells_inside`.
+            ground_truth: boxes of the N images.
+        """
+        with torch.no_grad():
+            loc_targets, loc_weights = location_targets(
+                guided.grid, ground_truth, self.base_scale, self.center_ratio, self.ignore_ratio
+            )
+            matches = match_approximate_anchors(
+                guided.grid,
+                inside,
+                ground_truth,
+                self.shape_rule,
+                self.base_scale,
+                self.scales_per_octave,
+                self.aspect_ratios,
+            )
+            sample = sample_cells(
+                matches.labels, self.batch_size_per_image, self.positive_fraction
+            )
+            target_boxes = ground_truth.take(sample.take(matches.index))
+            num_cells = torch.full_like(sample.normalizer(), loc_targets.numel())
+            normalizer = mean_over_workers(torch.stack([num_cells, sample.normalizer()]))
+
+        loss_loc = location_loss(guided.loc_logits, loc_targets, loc_weights)
+        anchors = self.anchors_at(guided, sample.index)
+        loss_shape = bounded_iou_loss(anchors, target_boxes, self.shape_loss_beta).sum(dim=-1)
+        loss_shape = torch.where(sample.positive, loss_shape, 0.0).sum()
+        return {
+            "loss_anchor_loc": self.loc_loss_weight
+            * (loss_loc / (normalizer[0] / LOCATION_NORMALIZER)),
+            "loss_anchor_shape": self.shape_loss_weight * (loss_shape / normalizer[1]),
+        }
+
+    def anchors_at(self, guided: GuidedAnchors, index: Tensor) -> Tensor:
+        """Guided anchors of cells (N, B) as (N, B, 4), with gradient to the shape outputs."""
+        cells = CellGrid((), (), guided.grid.centers[index], guided.grid.stride[index])
+        deltas = guided.shape_deltas.gather(1, index[..., None].expand(-1, -1, 2))
+        return make_guided_anchors(cells, deltas, self.base_scale, self.shape_weights)
+
+
+@contextmanager
+def record_guided_anchors(model: nn.Module) -> Iterator[list[GuidedAnchors]]:
+    """Collect the location and shape maps of every batch that ``model`` sees meanwhile.
+
+    Nothing is computed twice: what the model made of a batch is kept in the list.
+
+    Example:
+        >>> with record_guided_anchors(model) as records:
+        ...     detections = model(batched_inputs)
+        >>> heat_maps = records[0].loc_probability_maps()  # L maps of (N, Hi, Wi)
+
+    Raises:
+        ValueError: the model has no guided anchors.
+    """
+    modules = [m for m in model.modules() if isinstance(m, GuidedAnchoring)]
+    if not modules:
+        raise ValueError(
+            f"{type(model).__name__} makes no guided anchors: build it with "
+            "MODEL.PROPOSAL_GENERATOR.NAME GuidedAnchorRPN or MODEL.META_ARCHITECTURE GARetinaNet"
+        )
+    records: list[GuidedAnchors] = []
+    handles = [
+        m.register_forward_hook(lambda _module, _inputs, output: records.append(output))
+        for m in modules
+    ]
+    try:
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()

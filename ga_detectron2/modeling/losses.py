@@ -1,0 +1,131 @@
+"""Losses of guided anchoring, as pure functions of tensors."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import ciou_loss, diou_loss
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.utils import comm
+from fvcore.nn import giou_loss, sigmoid_focal_loss_jit, smooth_l1_loss
+from torch import Tensor, distributed
+
+# The location loss is divided by the number of cells over this, so that it does not vanish
+# among the cells that belong to no object.
+LOCATION_NORMALIZER = 200
+
+BOX_LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
+
+
+def location_loss(
+    loc_logits: Tensor, targets: Tensor, weights: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Weighted sigmoid focal loss of the location branch ("Guided Anchoring", 3.5), summed.
+
+    Args:
+        loc_logits, targets, weights: (N, R) float; targets are 0 or 1.
+
+    Returns:
+        Scalar; the caller divides it by the number of cells / ``LOCATION_NORMALIZER``.
+    """
+    loss = sigmoid_focal_loss_jit(
+        loc_logits.float(), targets, alpha=alpha, gamma=gamma, reduction="none"
+    )
+    return (loss * weights).sum()
+
+
+def bounded_iou_loss(
+    anchors: Tensor, target_boxes: Tensor, beta: float = 0.2, eps: float = 1e-3
+) -> Tensor:
+    """Bounded IoU loss (Tychsen-Smith and Petersson, 2018) with a smooth L1 around it.
+
+    Args:
+        anchors: (..., 4) predicted boxes.
+        target_boxes: (..., 4) boxes that they should have the shape of.
+        beta: where the smooth L1 turns from quadratic to linear.
+        eps: keeps the quotients finite, in pixels.
+
+    Returns:
+        (..., 4): the terms of x, y, width and height.
+    """
+    anchor_sizes = anchors[..., 2:] - anchors[..., :2]
+    target_sizes = target_boxes[..., 2:] - target_boxes[..., :2]
+    # The centres' distance is that of a guided anchor's cell: nothing to learn from it.
+    distance = (
+        (target_boxes[..., :2] + target_boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) * 0.5
+    ).detach().abs()
+    center_loss = 1 - (
+        (target_sizes - 2 * distance) / (target_sizes + 2 * distance + eps)
+    ).clamp(min=0)
+    size_loss = 1 - torch.min(
+        target_sizes / (anchor_sizes + eps), anchor_sizes / (target_sizes + eps)
+    )
+    loss = torch.cat([center_loss, size_loss], dim=-1)
+    return smooth_l1_loss(loss, torch.zeros_like(loss), beta=beta, reduction="none")
+
+
+def box_deltas(anchors: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:
+    """Box2BoxTransform.get_deltas without its assertion, which would wait for the GPU.
+
+    Args:
+        anchors, boxes: (..., 4), anchors of positive width and height.
+        weights: of dx, dy, dw, dh.
+
+    Returns:
+        (..., 4) deltas.
+    """
+    anchor_w, anchor_h = (anchors[..., 2:] - anchors[..., :2]).unbind(dim=-1)
+    box_w, box_h = (boxes[..., 2:] - boxes[..., :2]).unbind(dim=-1)
+    # Twice the distance between the centres.
+    dx, dy = (boxes[..., :2] + boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]).unbind(dim=-1)
+    wx, wy, ww, wh = weights
+    return torch.stack(
+        [
+            wx * 0.5 * dx / anchor_w,
+            wy * 0.5 * dy / anchor_h,
+            ww * (box_w / anchor_w).log(),
+            wh * (box_h / anchor_h).log(),
+        ],
+        dim=-1,
+    )
+
+
+def box_regression_loss(
+    anchors: Tensor,
+    pred_deltas: Tensor,
+    target_boxes: Tensor,
+    positive: Tensor,
+    transform: Box2BoxTransform,
+    loss_type: str,
+    beta: float,
+) -> Tensor:
+    """Box loss of the positive anchors, summed; anchors differ from image to image.
+
+    Args:
+        anchors, pred_deltas, target_boxes: (..., 4).
+        positive: (...) bool, which of them count.
+        transform: turns deltas into boxes.
+        loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
+        beta: of smooth L1.
+    """
+    pred_deltas = pred_deltas.float()
+    # A value that does not count must not even be infinite: 0 * inf is not 0.
+    target_boxes = torch.where(positive[..., None], target_boxes, anchors)
+    if loss_type == "smooth_l1":
+        targets = box_deltas(anchors, target_boxes, transform.weights)
+        loss = smooth_l1_loss(pred_deltas, targets, beta=beta, reduction="none").sum(dim=-1)
+    else:
+        function = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}[loss_type]
+        pred_boxes = transform.apply_deltas(pred_deltas.reshape(-1, 4), anchors.reshape(-1, 4))
+        loss = function(pred_boxes, target_boxes.reshape(-1, 4), reduction="none")
+        loss = loss.reshape(positive.shape)
+    return torch.where(positive, loss, 0.0).sum()
+
+
+def mean_over_workers(value: Tensor) -> Tensor:
+    """Mean of ``value`` over all workers, so that a loss does not depend on how they split a batch."""
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return value
+    value = value.clone()
+    distributed.all_reduce(value)
+    return value / world_size

@@ -1,0 +1,430 @@
+"""GA-RetinaNet: the one-stage detector with guided anchors ("Guided Anchoring", section 4).
+
+Naming as in ``anchors.py``; K is the number of classes, C the number of channels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec, batched_nms
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.structures import Boxes, ImageList, Instances
+from fvcore.nn import sigmoid_focal_loss_jit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config_check import check_retinanet_config
+from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors
+from .losses import box_regression_loss, mean_over_workers
+from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
+from .targets import GroundTruth, MatchRule, match_anchors, pad_ground_truth
+
+# An anchor belongs to a box if it is the box's best, however low their IoU (section 2.5 of the
+# reference's settings), as in detectron2's RetinaNet.
+ANY_BEST_ANCHOR = 0.0
+
+
+class HeadOutput(NamedTuple):
+    """What the head computes for every cell.
+
+    Attributes:
+        cls_features, bbox_features: L levels of the two towers.
+        loc_logits: (N, R).
+        shape_deltas: (N, R, 2).
+    """
+
+    cls_features: list[FeatureRows]
+    bbox_features: list[FeatureRows]
+    loc_logits: Tensor
+    shape_deltas: Tensor
+
+
+class GARetinaNetHead(RetinaNetHead):
+    """detectron2's RetinaNet head with location and shape branches and feature adaption.
+
+    Location comes from the class tower, shape from the box tower. The last convolutions see
+    features that were adapted to the guided anchors, and can be applied to some cells only.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        conv_dims: list[int],
+        norm: str = "",
+        prior_prob: float = 0.01,
+        deform_groups: int = 4,
+    ):
+        """
+        Args:
+            input_shape: of the levels.
+            num_classes: K.
+            conv_dims: channels of the towers' convolutions.
+            norm: normalisation in the towers.
+            prior_prob: class and location probability at the start of training.
+            deform_groups: of feature adaption.
+        """
+        super().__init__(
+            input_shape=input_shape,
+            num_classes=num_classes,
+            num_anchors=1,
+            conv_dims=conv_dims,
+            norm=norm,
+            prior_prob=prior_prob,
+        )
+        channels = conv_dims[-1]
+        self.anchor_loc = nn.Conv2d(channels, 1, kernel_size=1)
+        self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
+        for layer in (self.anchor_loc, self.anchor_shape):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.anchor_loc.bias, -math.log((1 - prior_prob) / prior_prob))
+        self.feature_adaption_cls = FeatureAdaption(channels, channels, deform_groups)
+        self.feature_adaption_bbox = FeatureAdaption(channels, channels, deform_groups)
+        # Rows are then views of what the towers put out.
+        self.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        return {
+            "input_shape": input_shape,
+            "num_classes": cfg.MODEL.RETINANET.NUM_CLASSES,
+            "conv_dims": [input_shape[0].channels] * cfg.MODEL.RETINANET.NUM_CONVS,
+            "norm": cfg.MODEL.RETINANET.NORM,
+            "prior_prob": cfg.MODEL.RETINANET.PRIOR_PROB,
+            "deform_groups": cfg.MODEL.GUIDED_ANCHOR.DEFORM_GROUPS,
+        }
+
+    def forward(self, features: list[Tensor]) -> HeadOutput:
+        """Towers, location and shape of L maps (N, C, Hi, Wi)."""
+        cls_features = [to_rows(self.cls_subnet(x)) for x in features]
+        bbox_features = [to_rows(self.bbox_subnet(x)) for x in features]
+        loc = [_conv1x1(self.anchor_loc, x) for x in cls_features]
+        shape = [_conv1x1(self.anchor_shape, x) for x in bbox_features]
+        return HeadOutput(
+            cls_features, bbox_features, torch.cat(loc, dim=1).squeeze(2), torch.cat(shape, dim=1)
+        )
+
+    def classify(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
+        """Class logits (N, Hi * Wi, K) of every cell of a level."""
+        return self._everywhere(
+            self.feature_adaption_cls, self.cls_score, features, shape_deltas
+        )
+
+    def regress(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
+        """Anchor deltas (N, Hi * Wi, 4) of every cell of a level."""
+        return self._everywhere(
+            self.feature_adaption_bbox, self.bbox_pred, features, shape_deltas
+        )
+
+    def classify_at(
+        self, features: FeatureRows, shape_deltas: Tensor, cells: "NeighboringCells"
+    ) -> Tensor:
+        """Class logits (k, K) of some cells of a level."""
+        return self._at_cells(
+            self.feature_adaption_cls, self.cls_score, features, shape_deltas, cells
+        )
+
+    def regress_at(
+        self, features: FeatureRows, shape_deltas: Tensor, cells: "NeighboringCells"
+    ) -> Tensor:
+        """Anchor deltas (k, 4) of some cells of a level."""
+        return self._at_cells(
+            self.feature_adaption_bbox, self.bbox_pred, features, shape_deltas, cells
+        )
+
+    @staticmethod
+    def _everywhere(
+        adaption: FeatureAdaption, conv: nn.Conv2d, features: FeatureRows, shape_deltas: Tensor
+    ) -> Tensor:
+        return to_rows(conv(adaption(features, shape_deltas).to_map())).rows.float()
+
+    @staticmethod
+    def _at_cells(
+        adaption: FeatureAdaption,
+        conv: nn.Conv2d,
+        features: FeatureRows,
+        shape_deltas: Tensor,
+        cells: "NeighboringCells",
+    ) -> Tensor:
+        adapted = adaption.at_cells(
+            features, cells.known, shape_deltas.flatten(0, 1)[cells.known]
+        )
+        return conv3x3_at_cells(adapted, cells.neighbors, [conv]).float()
+
+
+class NeighboringCells(NamedTuple):
+    """Some cells of a level with the cells around them.
+
+    Attributes:
+        cells: (k,) int64 into the N * Hi * Wi cells.
+        known: (k',) int64, ``cells`` and all their neighbours.
+        neighbors: (k, 9), see ``sparse_conv.neighbor_index``.
+    """
+
+    cells: Tensor
+    known: Tensor
+    neighbors: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor, size: tuple[int, int]) -> "NeighboringCells":
+        """From (N, Hi * Wi) bool and (Hi, Wi)."""
+        known = with_neighbors(chosen.unflatten(1, size)).flatten()
+        cells = chosen.flatten().nonzero().squeeze(1)
+        return cls(cells, known.nonzero().squeeze(1), neighbor_index(cells, known, size))
+
+
+def _conv1x1(conv: nn.Conv2d, features: FeatureRows) -> Tensor:
+    return F.linear(features.rows, conv.weight.flatten(1), conv.bias)
+
+
+@META_ARCH_REGISTRY.register()
+class GARetinaNet(DenseDetector):
+    """RetinaNet with guided anchors."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: GARetinaNetHead,
+        head_in_features: Sequence[str],
+        guided_anchoring: GuidedAnchoring,
+        box_rule: MatchRule,
+        box2box_transform: Box2BoxTransform,
+        num_classes: int,
+        focal_loss_alpha: float = 0.25,
+        focal_loss_gamma: float = 2.0,
+        smooth_l1_beta: float = 0.04,
+        box_reg_loss_type: str = "smooth_l1",
+        test_score_thresh: float = 0.05,
+        test_topk_candidates: int = 1000,
+        test_nms_thresh: float = 0.5,
+        max_detections_per_image: int = 100,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        vis_period: int = 0,
+        input_format: str = "BGR",
+    ):
+        """
+        Args:
+            backbone: with levels ``head_in_features``.
+            head: the layers.
+            head_in_features: names of the levels, finest first.
+            guided_anchoring: makes guided anchors and their losses.
+            box_rule: when a guided anchor is an object.
+            box2box_transform: from guided anchors to boxes.
+            num_classes: K.
+            focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: of the losses.
+            test_score_thresh, test_topk_candidates, test_nms_thresh, max_detections_per_image: of
+                inference; candidates are cells of a level.
+            pixel_mean, pixel_std, vis_period, input_format: as in detectron2's RetinaNet.
+        """
+        super().__init__(
+            backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
+        )
+        self.guided_anchoring = guided_anchoring
+        self.box_rule = box_rule
+        self.box2box_transform = box2box_transform
+        self.num_classes = num_classes
+        self.focal_loss_alpha = focal_loss_alpha
+        self.focal_loss_gamma = focal_loss_gamma
+        self.smooth_l1_beta = smooth_l1_beta
+        self.box_reg_loss_type = box_reg_loss_type
+        self.test_score_thresh = test_score_thresh
+        self.test_topk_candidates = test_topk_candidates
+        self.test_nms_thresh = test_nms_thresh
+        self.max_detections_per_image = max_detections_per_image
+        self.vis_period = vis_period
+        self.input_format = input_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        backbone = build_backbone(cfg)
+        retinanet = cfg.MODEL.RETINANET
+        check_retinanet_config(cfg, backbone.output_shape())
+        shapes = [backbone.output_shape()[f] for f in retinanet.IN_FEATURES]
+        return {
+            "backbone": backbone,
+            "head": GARetinaNetHead(cfg, shapes),
+            "head_in_features": retinanet.IN_FEATURES,
+            "guided_anchoring": GuidedAnchoring.from_config(cfg, [s.stride for s in shapes]),
+            "box_rule": MatchRule(
+                tuple(retinanet.IOU_THRESHOLDS), tuple(retinanet.IOU_LABELS), ANY_BEST_ANCHOR
+            ),
+            "box2box_transform": Box2BoxTransform(weights=tuple(retinanet.BBOX_REG_WEIGHTS)),
+            "num_classes": retinanet.NUM_CLASSES,
+            "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,
+            "focal_loss_gamma": retinanet.FOCAL_LOSS_GAMMA,
+            "smooth_l1_beta": retinanet.SMOOTH_L1_LOSS_BETA,
+            "box_reg_loss_type": retinanet.BBOX_REG_LOSS_TYPE,
+            "test_score_thresh": retinanet.SCORE_THRESH_TEST,
+            "test_topk_candidates": retinanet.TOPK_CANDIDATES_TEST,
+            "test_nms_thresh": retinanet.NMS_THRESH_TEST,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "vis_period": cfg.VIS_PERIOD,
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    def forward_training(
+        self,
+        images: ImageList,
+        features: list[Tensor],
+        predictions: HeadOutput,
+        gt_instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses by name; see ``DenseDetector.forward``."""
+        guided = self._guide(predictions)
+        ground_truth = pad_ground_truth(gt_instances)
+        inside = self.guided_anchoring.cells_inside(guided, images.image_sizes)
+        losses = self.guided_anchoring.losses(guided, inside, ground_truth)
+        losses.update(self._detection_losses(predictions, guided, inside, ground_truth))
+        return losses
+
+    def _guide(self, predictions: HeadOutput) -> GuidedAnchors:
+        sizes = [(x.height, x.width) for x in predictions.cls_features]
+        return self.guided_anchoring(sizes, predictions.loc_logits, predictions.shape_deltas)
+
+    def _detection_losses(
+        self,
+        predictions: HeadOutput,
+        guided: GuidedAnchors,
+        inside: Tensor,
+        ground_truth: GroundTruth,
+    ) -> dict[str, Tensor]:
+        """``loss_cls`` over all cells inside their image and ``loss_box_reg`` over positive ones."""
+        counts = guided.grid.cells_per_level
+        with torch.no_grad():
+            matches = match_anchors(guided.anchors, inside, ground_truth, self.box_rule)
+            positive = matches.labels == 1
+            num_positive = positive.sum(dim=1).clamp(min=1).sum().float()
+            normalizer = mean_over_workers(num_positive)
+            target_boxes = ground_truth.take(matches.index)
+            classes = ground_truth.take_classes(matches.index)
+        deltas = guided.shape_deltas.split(counts, dim=1)
+
+        logits = torch.cat(
+            [
+                self.head.classify(x, d)
+                for x, d in zip(predictions.cls_features, deltas, strict=True)
+            ],
+            dim=1,
+        )
+        targets = torch.zeros_like(logits).scatter_(
+            2, classes[..., None], positive[..., None].to(logits.dtype)
+        )
+        loss_cls = sigmoid_focal_loss_jit(
+            logits,
+            targets,
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            reduction="none",
+        )
+        loss_cls = (loss_cls * (matches.labels >= 0)[..., None]).sum()
+
+        loss_box_reg = logits.new_zeros(())
+        for features, d, anchors, boxes, is_positive, size in zip(
+            predictions.bbox_features,
+            deltas,
+            guided.anchors.split(counts, dim=1),
+            target_boxes.split(counts, dim=1),
+            positive.split(counts, dim=1),
+            guided.grid.sizes,
+            strict=True,
+        ):
+            if is_positive.is_cuda:
+                # To ask for the positive cells alone would mean to wait for their number.
+                pred_deltas = self.head.regress(features, d)
+            else:
+                cells = NeighboringCells.of(is_positive, size)
+                pred_deltas = self.head.regress_at(features, d, cells)
+                anchors, boxes, is_positive = (
+                    x.flatten(0, 1)[cells.cells] for x in (anchors, boxes, is_positive)
+                )
+            loss_box_reg = loss_box_reg + box_regression_loss(
+                anchors,
+                pred_deltas,
+                boxes,
+                is_positive,
+                self.box2box_transform,
+                self.box_reg_loss_type,
+                self.smooth_l1_beta,
+            )
+        return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box_reg / normalizer}
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: HeadOutput
+    ) -> list[Instances]:
+        """N Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, best first."""
+        guided = self._guide(predictions)
+        counts = guided.grid.cells_per_level
+        N = len(images.image_sizes)
+        candidates: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(N)]
+        for cls_features, bbox_features, deltas, anchors, kept, size in zip(
+            predictions.cls_features,
+            predictions.bbox_features,
+            guided.shape_deltas.split(counts, dim=1),
+            guided.anchors.split(counts, dim=1),
+            self.guided_anchoring.kept_cells(guided).split(counts, dim=1),
+            guided.grid.sizes,
+            strict=True,
+        ):
+            cells = NeighboringCells.of(kept, size)
+            scores = self.head.classify_at(cls_features, deltas, cells).sigmoid()
+            box_deltas = self.head.regress_at(bbox_features, deltas, cells)
+            level_anchors = anchors.flatten(0, 1)[cells.cells]
+            per_image = kept.sum(dim=1).tolist()
+            for n, level in enumerate(
+                zip(
+                    scores.split(per_image),
+                    box_deltas.split(per_image),
+                    level_anchors.split(per_image),
+                    strict=True,
+                )
+            ):
+                candidates[n].append(self._best_of_level(*level))
+        return [
+            self._detect(image_candidates, image_size)
+            for image_candidates, image_size in zip(candidates, images.image_sizes, strict=True)
+        ]
+
+    def _best_of_level(
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and classes of the best cells: (k, 4), (k,), (k,)."""
+        if len(scores) > self.test_topk_candidates:
+            best = scores.amax(dim=1).topk(self.test_topk_candidates).indices
+            scores, deltas, anchors = scores[best], deltas[best], anchors[best]
+        cell, pred_class = (scores > self.test_score_thresh).nonzero().unbind(dim=1)
+        boxes = self.box2box_transform.apply_deltas(deltas, anchors)
+        return boxes[cell], scores[cell, pred_class], pred_class
+
+    def _detect(
+        self,
+        candidates: list[tuple[Tensor, Tensor, Tensor]],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        boxes, scores, classes = (torch.cat(x) for x in zip(*candidates, strict=True))
+        finite = boxes.isfinite().all(dim=1)
+        pred_boxes = Boxes(boxes[finite])
+        pred_boxes.clip(image_size)
+        scores, classes = scores[finite], classes[finite]
+        keep = batched_nms(pred_boxes.tensor, scores, classes, self.test_nms_thresh)
+        keep = keep[: self.max_detections_per_image]
+        return Instances(
+            image_size,
+            pred_boxes=pred_boxes[keep],
+            scores=scores[keep],
+            pred_classes=classes[keep],
+        )

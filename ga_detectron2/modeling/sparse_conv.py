@@ -1,0 +1,59 @@
+"""3x3 convolutions of which only some cells are wanted: neighbours of kept cells, and the product."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def with_neighbors(cells: Tensor) -> Tensor:
+    """Cells and their eight neighbours.
+
+    Args:
+        cells: (N, H, W) bool.
+
+    Returns:
+        (N, H, W) bool.
+    """
+    return F.max_pool2d(cells[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+
+
+def neighbor_index(cells: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the 3x3 neighbours of some cells stand in a list of known cells.
+
+    Args:
+        cells: (K,) int64 into the N * H * W cells of a map.
+        known: (N * H * W,) bool; it holds all neighbours of ``cells``.
+        size: (H, W).
+
+    Returns:
+        (K, 9) int64 from 0 to the number of known cells, which stands for a neighbour outside the
+        map; taps in row order.
+    """
+    height, width = size
+    number = known.long().cumsum(0) - 1
+    row, column = cells // width % height, cells % width
+    step = torch.arange(-1, 2, device=cells.device)
+    dy, dx = step.repeat_interleave(3), step.repeat(3)
+    y, x = row[:, None] + dy, column[:, None] + dx
+    within = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    index = cells[:, None] + dy * width + dx
+    return torch.where(within, number[torch.where(within, index, 0)], known.sum())
+
+
+def conv3x3_at_cells(rows: Tensor, neighbors: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
+    """Outputs of 3x3 convolutions with padding 1 at some cells, side by side.
+
+    Args:
+        rows: (K', C), features of the known cells.
+        neighbors: (K, 9), see :func:`neighbor_index`.
+        convs: 3x3 convolutions of C channels.
+
+    Returns:
+        (K, sum of the convolutions' output channels).
+    """
+    padded = F.pad(rows, (0, 0, 0, 1))
+    taps = padded[neighbors].flatten(1)
+    weight = torch.cat([c.weight.permute(0, 2, 3, 1).flatten(1) for c in convs])
+    return F.linear(taps, weight, torch.cat([c.bias for c in convs]))
