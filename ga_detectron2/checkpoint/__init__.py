@@ -1,6 +1,7 @@
 """Weights: reading files of detectron2, MMDetection and torchvision, and converting names."""
 
+from .checkpointer import GACheckpointer
 from .errors import CheckpointError
 from .mmdet import convert_mmdet_state_dict
 
-__all__ = ["CheckpointError", "convert_mmdet_state_dict"]
+__all__ = ["CheckpointError", "GACheckpointer", "convert_mmdet_state_dict"]

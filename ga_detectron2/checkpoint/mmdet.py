@@ -15,8 +15,9 @@ The tensors themselves stay as they are. Where one might expect otherwise:
 """
 
 import re
-from functools import lru_cache
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ import torch
 from .errors import CheckpointError
 from .name_template import NameTemplate
 
-__all__ = ["convert_mmdet_state_dict", "convert_mmdet_names", "find_mmdet_names"]
+__all__ = ["convert_mmdet_names", "convert_mmdet_state_dict", "find_mmdet_names"]
 
 # -- The tables --------------------------------------------------------------------------------
 #
@@ -32,7 +33,7 @@ __all__ = ["convert_mmdet_state_dict", "convert_mmdet_names", "find_mmdet_names"
 # None where a tensor is not needed. {field} stands for what _FIELDS says, the same on both sides;
 # {field+2} and {field*2} for that number plus, or times, two.
 
-_Line = Tuple[str, Optional[str]]
+_Line = tuple[str, str | None]
 
 _FIELDS = {
     "param": "weight|bias",
@@ -117,9 +118,10 @@ _ROI_HEAD: Sequence[_Line] = (
     ("fc_reg.{param}", "roi_heads.box_predictor.bbox_pred.{param}"),
 )
 
-# The two kinds of model, GA-RPN with or without ROI heads, and GA-RetinaNet: for each part, the prefixes that its tensors may have in a file.
-# MMDetection 3 says bbox_head. for the head of an RPN that stands alone, earlier versions rpn_head.
-_MODELS: Mapping[str, Sequence[Tuple[Tuple[str, ...], Sequence[_Line]]]] = {
+# The two kinds of model, GA-RPN (with or without ROI heads) and GA-RetinaNet, with the prefixes
+# that the tensors of each part may have. MMDetection 3 says bbox_head. for the head of an RPN that
+# stands alone, earlier versions rpn_head.
+_MODELS: Mapping[str, Sequence[tuple[tuple[str, ...], Sequence[_Line]]]] = {
     "GA-RPN": (
         (("backbone.",), _BACKBONE),
         (("neck.",), _PYRAMID_FROM_C2),
@@ -138,7 +140,7 @@ _PREFIX = re.compile(r"\A(?:backbone|neck|rpn_head|bbox_head|roi_head)\.")
 # -- Public ------------------------------------------------------------------------------------
 
 
-def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Give the tensors of an MMDetection model the names that they have in this package's models.
 
     Args:
@@ -161,7 +163,7 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> Dict[str, torch.T
     return {ours: tensors[theirs] for theirs, ours in convert_mmdet_names(tensors).items()}
 
 
-def convert_mmdet_names(names: Iterable[str]) -> Dict[str, str]:
+def convert_mmdet_names(names: Iterable[str]) -> dict[str, str]:
     """Find our names for those of all the tensors in an MMDetection file.
 
     Args:
@@ -179,7 +181,7 @@ def convert_mmdet_names(names: Iterable[str]) -> Dict[str, str]:
 
     with_prefix = any(_PREFIX.match(s) for s in short.values())
     # Names by the kind of model that is tried. None is for what this kind does not have.
-    tried: Dict[str, Dict[str, Optional[str]]] = {}
+    tried: dict[str, dict[str, str | None]] = {}
     for model in _MODELS:
         lines = _lines_of(model, with_prefix)
         tried[model] = {name: _convert_name(s, lines) for name, s in short.items()}
@@ -198,9 +200,9 @@ def convert_mmdet_names(names: Iterable[str]) -> Dict[str, str]:
     return result
 
 
-def find_mmdet_names(our_name: str) -> List[str]:
+def find_mmdet_names(our_name: str) -> list[str]:
     """Find the names that a tensor of ours can have in an MMDetection file; [] if it has none."""
-    result: Dict[str, None] = {}
+    result: dict[str, None] = {}
     for model in _MODELS:
         for theirs, ours in _lines_of(model, with_prefix=True):
             values = ours.read(our_name) if ours is not None else None
@@ -214,10 +216,10 @@ def find_mmdet_names(our_name: str) -> List[str]:
 _NOT_NEEDED = "(not needed)"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _lines_of(
     model: str, with_prefix: bool
-) -> Tuple[Tuple[NameTemplate, Optional[NameTemplate]], ...]:
+) -> tuple[tuple[NameTemplate, NameTemplate | None], ...]:
     """All the lines of one kind of model, ready for use."""
     result = []
     for prefixes, lines in _MODELS[model]:
@@ -232,8 +234,8 @@ def _lines_of(
 
 
 def _convert_name(
-    name: str, lines: Sequence[Tuple[NameTemplate, Optional[NameTemplate]]]
-) -> Optional[str]:
+    name: str, lines: Sequence[tuple[NameTemplate, NameTemplate | None]]
+) -> str | None:
     for theirs, ours in lines:
         values = theirs.read(name)
         if values is not None:
@@ -241,7 +243,7 @@ def _convert_name(
     return None
 
 
-def _say_unknown(tried: Mapping[str, Mapping[str, Optional[str]]]) -> str:
+def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
     """Say why names fit no kind of model."""
     names = list(next(iter(tried.values())))
     unknown = [name for name in names if all(found[name] is None for found in tried.values())]
@@ -255,14 +257,14 @@ def _say_unknown(tried: Mapping[str, Mapping[str, Optional[str]]]) -> str:
 
 
 def _check_distinct(names: Mapping[str, str]) -> None:
-    seen: Dict[str, str] = {}
+    seen: dict[str, str] = {}
     for theirs, ours in names.items():
         if ours in seen:
             raise CheckpointError(f"tensors '{seen[ours]}' and '{theirs}' are both '{ours}'")
         seen[ours] = theirs
 
 
-def _get_tensors(content: Any) -> Dict[str, torch.Tensor]:
+def _get_tensors(content: Any) -> dict[str, torch.Tensor]:
     """Take the tensors out of what a file holds."""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]

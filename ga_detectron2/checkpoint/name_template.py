@@ -1,7 +1,7 @@
-"""Names of tensors that differ in numbers alone, described by one line that reads and writes them."""
+"""Names that differ in numbers alone, described by one line that reads and writes them."""
 
 import re
-from typing import Dict, List, Mapping, Optional, Tuple
+from collections.abc import Mapping
 
 __all__ = ["NameTemplate"]
 
@@ -23,7 +23,7 @@ class NameTemplate:
         """
         self.text = text
         self._values = {}
-        self._shifts: List[Tuple[str, Optional[str], int]] = []
+        self._shifts: list[tuple[str, str | None, int]] = []
         pattern, end = "", 0
         for match in _FIELD.finditer(text):
             field, operation, number = match.groups()
@@ -34,7 +34,7 @@ class NameTemplate:
             end = match.end()
         self._pattern = re.compile(rf"\A{pattern}{re.escape(text[end:])}\Z")
 
-    def read(self, name: str) -> Optional[Dict[str, str]]:
+    def read(self, name: str) -> dict[str, str] | None:
         """Return the values of the fields in ``name``; None where it is not such a name."""
         match = self._pattern.match(name)
         if match is None:

@@ -1,0 +1,95 @@
+"""What a file of weights holds, whoever wrote it, without executing anything in it."""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import IO, Any
+
+import torch
+from detectron2.utils.file_io import PathManager
+
+from .errors import CheckpointError
+from .numpy_pickle import load_numpy_pickle
+
+__all__ = ["read_checkpoint_file"]
+
+_ZIP = b"PK\x03\x04"
+# What torch.save wrote before torch 1.6: several pickles, of which the first is a number.
+_OLD_TORCH = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+# How torch says that a file asks for a function or a class: until 2.3, and since.
+_NOT_ALLOWED = re.compile(r"(?:Unsupported class|GLOBAL) (\S+)")
+
+
+def read_checkpoint_file(path: str) -> dict[str, Any]:
+    """Read a file of detectron2, Detectron, pycls, MMDetection or torchvision.
+
+    Args:
+        path: whatever detectron2's ``PathManager`` finds.
+
+    Returns:
+        Tensors (or numpy arrays) by their names in the file under ``model``, and what else there
+        is beside them. As with detectron2, ``matching_heuristics`` is true where the names are
+        those of a part of a model, and ``__author__`` is ``Caffe2`` where they are Detectron's.
+
+    Raises:
+        CheckpointError: for a file that is damaged, truncated, or of another kind.
+    """
+    path = PathManager.get_local_path(path)
+    with open(path, "rb") as file:
+        start = file.read(max(len(_ZIP), len(_OLD_TORCH)))
+        file.seek(0)
+        if not start:
+            raise CheckpointError("the file is empty")
+        if start.startswith((_ZIP, _OLD_TORCH)):
+            content = _load_torch(file, is_zip=start.startswith(_ZIP))
+        elif start.startswith(b"\x80"):
+            content = load_numpy_pickle(file)
+            if isinstance(content, dict) and "__author__" not in content:
+                return _from_detectron(content)
+        else:
+            raise CheckpointError("neither a file of torch.save nor a pickle of numpy arrays")
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"holds a {type(content).__name__}, not a dictionary of tensors")
+    return _find_model(content)
+
+
+def _load_torch(file: IO[bytes], is_zip: bool) -> Any:
+    try:
+        if is_zip:
+            # torch itself does not notice numbers that have changed.
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"damaged (the checksum of its part '{damaged}' differs)")
+            file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as e:  # A damaged file can fail in any way.
+        asked_for = _NOT_ALLOWED.search(str(e))
+        if asked_for is None:
+            reason = str(e).split("WeightsUnpickler error:")[-1].strip() or type(e).__name__
+            raise CheckpointError(f"damaged or truncated ({reason.splitlines()[0]})") from e
+        raise CheckpointError(
+            f"holds a '{asked_for[1]}' beside tensors and plain values; nothing in it was "
+            "executed. Save its state_dict alone"
+        ) from e
+
+
+def _from_detectron(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the content of a file of Detectron, detectron2's predecessor in Caffe2."""
+    blobs = content.get("blobs", content)
+    model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+    return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
+
+
+def _find_model(content: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(content.get("model"), Mapping):  # detectron2
+        return dict(content)
+    if isinstance(content.get("model_state"), Mapping):  # pycls
+        model = {k: v for k, v in content["model_state"].items() if "num_batches_tracked" not in k}
+        return {"model": model, "__author__": "pycls", "matching_heuristics": True}
+    if isinstance(content.get("state_dict"), Mapping):  # MMDetection
+        return {**content, "model": content["state_dict"]}
+    return {"model": dict(content)}

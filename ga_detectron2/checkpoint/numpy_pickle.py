@@ -1,0 +1,143 @@
+"""Reading pickled numpy arrays without running what a pickle asks to run.
+
+detectron2 publishes its ImageNet weights and its older models as pickles of dictionaries of numpy
+arrays. An ordinary unpickler calls whatever a file names, so a file can do anything to whoever
+opens it. Here a file gets neither numpy's functions nor any other: only the few names that arrays
+and dictionaries need are known, and each leads to a record of this module, which checks what it
+is given and copies the numbers out of it.
+"""
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import IO, Any
+
+import numpy as np
+
+from .errors import CheckpointError
+
+__all__ = ["load_numpy_pickle"]
+
+
+def load_numpy_pickle(file: IO[bytes]) -> Any:
+    """Read a pickle of dictionaries, lists, strings, numbers and numpy arrays of numbers.
+
+    Args:
+        file: pickle of Python 2 or 3. Text that Python 2 wrote is read as latin-1, as detectron2
+            reads it.
+
+    Returns:
+        What was pickled.
+
+    Raises:
+        CheckpointError: if the file is damaged, or asks for anything else.
+    """
+    try:
+        return _to_arrays(_Unpickler(file, encoding="latin1").load())
+    except CheckpointError:
+        raise
+    except Exception as e:  # A damaged pickle can fail in any way.
+        raise CheckpointError(f"damaged, truncated, or no pickle of numpy arrays ({e})") from e
+
+
+class _DType:
+    """Stands for ``numpy.dtype(code)``."""
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
+        self.dtype = np.dtype(_as_text(code))
+        if self.dtype.kind not in "biufc":
+            raise CheckpointError(f"holds an array of type {code!r}, not of numbers")
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, subarray, names, fields, ...): all but the second are for types
+        # that are no numbers.
+        if state[2] is not None or state[3] is not None or state[4] is not None:
+            raise CheckpointError("holds an array of records, not of numbers")
+        # "|" says that the order does not matter, as for single bytes.
+        if _as_text(state[1]) == ">":
+            self.dtype = self.dtype.newbyteorder(">")
+        elif _as_text(state[1]) == "<":
+            self.dtype = self.dtype.newbyteorder("<")
+
+
+class _Array:
+    """Stands for an array: ``_reconstruct`` makes an empty one, and its state fills it."""
+
+    value: np.ndarray
+
+    def __init__(self, *args: Any) -> None:
+        self.value = np.zeros(0)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.value = _make_array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+class _Ndarray:
+    """Stands for the class ``numpy.ndarray``, which ``_reconstruct`` is given."""
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """Stands for ``numpy.core.numeric._frombuffer``."""
+    array = _Array()
+    array.value = _make_array(data, dtype, shape, "F" if order == "F" else "C")
+    return array
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    """Stands for ``numpy.core.multiarray.scalar``."""
+    return _make_array(data, dtype, (), "C")[()]
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands for ``codecs.encode``, by which protocol 2 writes bytes."""
+    if encoding not in ("latin1", "latin-1"):
+        raise CheckpointError(f"holds bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(dtype, _DType):
+        raise CheckpointError("holds an array without a type")
+    if isinstance(data, str):  # Python 2's bytes
+        data = data.encode("latin1")
+    array = np.frombuffer(data, dtype=dtype.dtype).reshape(shape, order=order)
+    # A copy, since what frombuffer returns cannot be written to; in this machine's byte order,
+    # since torch takes no other.
+    return array.astype(dtype.dtype.newbyteorder("="), order="C", copy=True)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _encode,
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Ndarray,
+}
+for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
+    _KNOWN[_core + ".multiarray", "_reconstruct"] = _Array
+    _KNOWN[_core + ".multiarray", "scalar"] = _scalar
+    _KNOWN[_core + ".numeric", "_frombuffer"] = _from_buffer
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _KNOWN:
+            raise CheckpointError(
+                f"asks for '{module}.{name}', which no file of weights needs; it was not executed"
+            )
+        return _KNOWN[module, name]
+
+
+def _to_arrays(value: Any) -> Any:
+    """Put the arrays into the place of the records that stand for them."""
+    if isinstance(value, _Array):
+        return value.value
+    if isinstance(value, dict):
+        return type(value)((k, _to_arrays(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_arrays(v) for v in value)
+    return value
