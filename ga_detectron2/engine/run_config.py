@@ -1,0 +1,209 @@
+"""From the command line to a configuration that a run can start with, or what is wrong with it."""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+
+from ga_detectron2.data import check_num_classes, register_datasets
+
+from .errors import ConfigError
+from .optimizer import FULL_MODEL
+
+__all__ = ["check_run", "load_config"]
+
+
+def load_config(
+    config_file: str, overrides: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> CfgNode:
+    """Read a configuration, not frozen.
+
+    Args:
+        config_file: a YAML file, read safely; tags that would run Python are refused.
+        overrides: keys and values in turn.
+        datasets: to be registered first, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
+
+    Raises:
+        ConfigError: any of these is wrong.
+    """
+    # Here and not above: ga_detectron2.config itself asks this folder for the trainer's keys.
+    from ga_detectron2.config import add_ga_config
+
+    cfg = get_cfg()
+    add_ga_config(cfg)
+    if not config_file:
+        raise ConfigError("--config-file is missing; name one, such as configs/ga_faster_R_50.yaml")
+    try:
+        register_datasets(datasets)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--dataset: {error}") from error
+    try:
+        cfg.merge_from_file(config_file, allow_unsafe=False)
+    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{config_file}: {_message(error)}{_hint(error, cfg)}") from error
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (AssertionError, KeyError, ValueError) as error:
+        keys = ", ".join(overrides[::2])
+        hint = _hint(error, cfg, overrides[::2])
+        raise ConfigError(f"overrides ({keys}): {_message(error)}{hint}") from error
+    return cfg
+
+
+def use_available_device(cfg: CfgNode) -> str | None:
+    """Set ``MODEL.DEVICE`` to "cpu" where CUDA is asked for and absent.
+
+    Returns:
+        A note to log if it was changed.
+    """
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        note = f"No CUDA device is available: MODEL.DEVICE is 'cpu' instead of '{cfg.MODEL.DEVICE}'"
+        cfg.MODEL.DEVICE = "cpu"
+        return note
+    return None
+
+
+def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> None:
+    """Refuse what detectron2 would refuse only later, or in words without the key.
+
+    What concerns the model alone is checked when the model is built.
+
+    Args:
+        cfg: complete.
+        num_processes: on all machines.
+        eval_only: whether nothing is trained.
+
+    Raises:
+        ConfigError: with the key, its value, and what would be right.
+    """
+    _check_datasets(cfg, eval_only)
+    try:
+        check_num_classes(cfg)
+    except ValueError as error:
+        raise ConfigError(error) from error
+    _check_device(cfg, num_processes)
+    if not eval_only:
+        _check_solver(cfg, num_processes)
+    _check_augmented_test(cfg)
+
+
+def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
+    splits = ("TEST",) if eval_only else ("TRAIN", "TEST")
+    if not cfg.DATASETS[splits[0]]:
+        raise ConfigError(f"DATASETS.{splits[0]} is empty; name a data set, such as ga_shapes_val")
+    for split in splits:
+        names = cfg.DATASETS[split]
+        for name in names:
+            _check_dataset(f"DATASETS.{split}", name)
+        if not cfg.MODEL.LOAD_PROPOSALS:
+            continue
+        key = f"DATASETS.PROPOSAL_FILES_{split}"
+        files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+        if len(files) != len(names):
+            raise ConfigError(
+                f"{key} names {len(files)} files for {len(names)} data sets; MODEL.LOAD_PROPOSALS "
+                "needs one for each, see tools/dump_proposals.py"
+            )
+        for file in files:
+            if _is_missing(file):
+                raise ConfigError(f"{key}: there is no file '{file}'")
+
+
+def _check_dataset(key: str, name: str) -> None:
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        raise ConfigError(
+            f"{key}: there is no data set '{name}'"
+            + (f", did you mean '{close[0]}'?" if close else "")
+            + "; register one with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+        )
+    json_file = MetadataCatalog.get(name).get("json_file", "")
+    if json_file and _is_missing(json_file):
+        raise ConfigError(
+            f"{key}: the annotations of '{name}' are not at '{json_file}'; set the environment "
+            "variable DETECTRON2_DATASETS to the folder of detectron2's data sets, or name your "
+            "own with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+        )
+
+
+def _is_missing(path: str) -> bool:
+    return "://" not in path and not os.path.isfile(path)
+
+
+def _check_device(cfg: CfgNode, num_processes: int) -> None:
+    if not cfg.MODEL.DEVICE.startswith("cpu"):
+        return
+    if cfg.SOLVER.AMP.ENABLED:
+        raise ConfigError(
+            "SOLVER.AMP.ENABLED needs a CUDA device, and MODEL.DEVICE is 'cpu': set it to False"
+        )
+    if num_processes > 1 and torch.cuda.is_available():
+        raise ConfigError(
+            f"MODEL.DEVICE is 'cpu' with {num_processes} processes on a machine with CUDA, where "
+            "detectron2 lets them talk over GPUs: hide these with CUDA_VISIBLE_DEVICES=''"
+        )
+
+
+def _check_solver(cfg: CfgNode, num_processes: int) -> None:
+    solver = cfg.SOLVER
+    workers = solver.REFERENCE_WORLD_SIZE or num_processes
+    if workers < 0 or solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % workers:
+        source = (
+            f"SOLVER.REFERENCE_WORLD_SIZE {workers}"
+            if solver.REFERENCE_WORLD_SIZE
+            else f"the {workers} processes"
+        )
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of {source}"
+        )
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_TYPE not in ("value", "norm", FULL_MODEL):
+        raise ConfigError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE '{clip.CLIP_TYPE}' must be 'value', 'norm' (each "
+            f"parameter alone) or '{FULL_MODEL}'"
+        )
+    if clip.ENABLED and not clip.CLIP_VALUE > 0:
+        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE {clip.CLIP_VALUE} must be above 0")
+
+
+def _check_augmented_test(cfg: CfgNode) -> None:
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    name = cfg.MODEL.META_ARCHITECTURE
+    reason = None
+    if name in META_ARCH_REGISTRY and not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
+        reason = f"detectron2 has test-time augmentation for GeneralizedRCNN alone, not for {name}"
+    elif cfg.MODEL.LOAD_PROPOSALS:
+        reason = "detectron2 cannot augment images whose proposals are loaded (LOAD_PROPOSALS)"
+    elif cfg.MODEL.KEYPOINT_ON:
+        reason = "detectron2 has no test-time augmentation for keypoints (MODEL.KEYPOINT_ON)"
+    if reason:
+        raise ConfigError(f"TEST.AUG.ENABLED must be False: {reason}")
+
+
+def _message(error: Exception) -> str:
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
+def _hint(error: Exception, cfg: CfgNode, keys: Sequence[str] = ()) -> str:
+    """ "; did you mean KEY?" for a key that ``cfg`` lacks, where one is close to it."""
+    # yacs names the whole key for a file, but only its first unknown part for an override.
+    unknown = [*keys, *_message(error).split()[-1:]]
+    known = list(_keys(cfg))
+    for key in unknown:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if close and key not in known:
+            return f"; did you mean {close[0]}?"
+    return ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        yield prefix + name
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{name}.")

@@ -1,0 +1,5 @@
+"""Scores of region proposals."""
+
+from .proposal_recall import ProposalRecallEvaluator
+
+__all__ = ["ProposalRecallEvaluator"]
