@@ -70,14 +70,17 @@ echo unfinished >"$stamp"
 # Hashes are checked for every file, and what builds the few packages that are published as source
 # alone is pinned, too, by bootstrap.txt: nothing unpinned gets in.
 say "Installing the packages of requirements.txt (some 3 GB, most of it torch and CUDA)"
+# Progress where somebody watches, errors alone in a log.
+quiet=(--quiet)
+if [ -t 2 ]; then quiet=(); fi
 pins=(--require-hashes --no-build-isolation -r requirements.txt)
-"$python" -m pip install --quiet --require-hashes -r requirements/bootstrap.txt
-if ! "$venv/bin/uv" pip install --quiet --python "$python" "${pins[@]}"; then
+"$python" -m pip install -qq --require-hashes -r requirements/bootstrap.txt
+if ! "$venv/bin/uv" pip install "${quiet[@]}" --python "$python" "${pins[@]}"; then
     # uv does not read pip's configuration, for one thing, which may name the only way out.
     say "uv could not do it (see above); trying pip, which takes longer"
-    "$python" -m pip install --quiet "${pins[@]}"
+    "$python" -m pip install "${quiet[@]}" "${pins[@]}"
 fi
-"$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
+"$python" -m pip install -qq --no-deps --no-build-isolation --editable .
 
 "$python" -W ignore -c 'import cv2, detectron2.model_zoo, torch' ||
     fail "The environment was made, but does not work; the error is above."
