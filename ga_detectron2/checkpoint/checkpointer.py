@@ -82,6 +82,7 @@ class GACheckpointer(DetectionCheckpointer):
             by_heuristics = weights.is_backbone
             self._use_converted(checkpoint, weights)
         incompatible = super()._load_model(checkpoint)
+        checkpoint.pop("matching_heuristics", None)
         if by_heuristics:
             missing = [n for n in incompatible.missing_keys if is_backbone_name(n) and is_needed(n)]
             if missing:

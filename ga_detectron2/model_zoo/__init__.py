@@ -1,0 +1,24 @@
+"""The published models: configurations and weights by name, like ``detectron2.model_zoo``.
+
+Importing this package makes detectron2's ``PathManager``, and so ``MODEL.WEIGHTS``, know
+``ga://NAME``.
+"""
+
+from .errors import ModelZooError
+from .handler import register_handler
+from .published import IMAGENET_BACKBONES, PUBLISHED_MODELS, PublishedModel
+from .zoo import get, get_checkpoint_url, get_config, get_config_file, list_names
+
+__all__ = [
+    "IMAGENET_BACKBONES",
+    "PUBLISHED_MODELS",
+    "ModelZooError",
+    "PublishedModel",
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "list_names",
+]
+
+register_handler()

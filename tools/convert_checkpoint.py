@@ -1,0 +1,63 @@
+#!/usr/bin/env python
+"""Write the weights of an MMDetection or torchvision file as a file of detectron2.
+
+With --config-file they are compared with the model of that configuration: each tensor must have
+its place, and each place its tensor. (GACheckpointer, and so train_net.py, takes the original
+files too. A converted file is also for detectron2's own programs, and for training with another
+number of classes: of a file of detectron2, tensors that do not fit are left out, with a warning.)
+"""
+
+import argparse
+import sys
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from ga_detectron2 import add_ga_config
+from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.checkpoint.convert_file import convert_file
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "source", metavar="IN", help="MMDetection or torchvision file: a path, a URL or ga://NAME"
+    )
+    parser.add_argument("target", metavar="OUT", help="the new file, ending in .pth")
+    parser.add_argument("--config-file", metavar="FILE", help="check against the model of this")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    args = parser.parse_args()
+    if args.opts and not args.config_file:
+        parser.error("KEY VALUE change a configuration: --config-file is missing")
+    if len(args.opts) % 2:
+        parser.error(f"the key {args.opts[-1]} has no value")
+    return args
+
+
+def load_config(path: str, opts: list[str]) -> CfgNode:
+    cfg = get_cfg()
+    add_ga_config(cfg)
+    cfg.merge_from_file(path, allow_unsafe=False)
+    cfg.merge_from_list(opts)
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    model_state = None
+    if args.config_file:
+        model_state = build_model(load_config(args.config_file, args.opts)).state_dict()
+    try:
+        weights = convert_file(args.source, args.target, model_state)
+    except (CheckpointError, OSError) as e:
+        sys.exit(f"{type(e).__name__}: {e}")
+    what = "a backbone" if weights.is_backbone else "a model"
+    checked = f"complete for {args.config_file}" if args.config_file else "not checked (no config)"
+    print(f"{args.target}: {len(weights.tensors)} tensors of {what}, {checked}")
+
+
+if __name__ == "__main__":
+    main()
