@@ -1,0 +1,24 @@
+"""The embedded data set, and helpers to register others. Importing this registers the former."""
+
+from .embedded import register_embedded_datasets
+from .register import (
+    DatasetArgument,
+    check_num_classes,
+    coco_subset,
+    parse_dataset_argument,
+    register_datasets,
+)
+from .shapes import CLASS_NAMES, ShapesConfig
+
+__all__ = [
+    "CLASS_NAMES",
+    "DatasetArgument",
+    "ShapesConfig",
+    "check_num_classes",
+    "coco_subset",
+    "parse_dataset_argument",
+    "register_datasets",
+    "register_embedded_datasets",
+]
+
+register_embedded_datasets()

@@ -1,0 +1,182 @@
+"""The embedded data set: drawn shapes, registered as ``ga_shapes_train`` and ``ga_shapes_val``.
+
+Registration draws nothing and touches no file. Metadata names the files by URI, as in
+``ga_shapes://val/annotations.json``, and detectron2's ``PathManager`` asks the handler of this file
+for the local path, which draws what is missing. So whoever comes first - the data loader, or a
+COCOEvaluator in a process that never loaded the data - finds it there.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathHandler, PathManager
+from iopath.common.file_io import file_lock, get_cache_dir
+
+from .shapes import CLASS_NAMES, DRAWING_VERSION, ShapesConfig, draw_dataset
+
+__all__ = ["CACHE_VARIABLE", "SPLITS", "Split", "drawn_folder", "register_embedded_datasets"]
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "GA_DETECTRON2_CACHE"
+"""Environment variable with the folder for drawings; without it, a folder in iopath's cache."""
+
+URI_PREFIX = "ga_shapes://"
+ANNOTATIONS = "annotations.json"
+IMAGES = "images"
+
+
+@dataclass(frozen=True)
+class Split:
+    """One registered part of the data set."""
+
+    name: str
+    seed: int
+    num_images: int
+    config: ShapesConfig = field(default_factory=ShapesConfig)
+
+    @property
+    def dataset_name(self) -> str:
+        return f"ga_shapes_{self.name}"
+
+    @property
+    def folder_name(self) -> str:
+        """Changes with everything that what is drawn depends on."""
+        settings = json.dumps([DRAWING_VERSION, asdict(self)], sort_keys=True)
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+        return f"{self.dataset_name}_v{DRAWING_VERSION}_{digest}"
+
+
+SPLITS = (Split("train", seed=1, num_images=1000), Split("val", seed=2, num_images=200))
+
+
+def register_embedded_datasets() -> None:
+    """Register both splits with detectron2's catalogs. A second call changes nothing."""
+    PathManager.register_handler(_ShapesHandler(), allow_override=True)
+    for split in SPLITS:
+        if split.dataset_name in DatasetCatalog:
+            continue
+        json_file = f"{URI_PREFIX}{split.name}/{ANNOTATIONS}"
+        image_root = f"{URI_PREFIX}{split.name}/{IMAGES}"
+        DatasetCatalog.register(
+            split.dataset_name,
+            # Local paths, so that the file names of the records open without PathManager too.
+            lambda json_file=json_file, image_root=image_root, name=split.dataset_name: (
+                load_coco_json(
+                    PathManager.get_local_path(json_file),
+                    PathManager.get_local_path(image_root),
+                    name,
+                )
+            ),
+        )
+        MetadataCatalog.get(split.dataset_name).set(
+            json_file=json_file,
+            image_root=image_root,
+            evaluator_type="coco",
+            thing_classes=list(CLASS_NAMES),
+            # load_coco_json sets this too, but an evaluator may run without it.
+            thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
+        )
+
+
+def drawn_folder(split: Split) -> str:
+    """The local folder with ``annotations.json`` and ``images/`` of a split, drawn if missing.
+
+    The folder appears under its name only when it is complete; of several processes that need it
+    at the same time one draws and the others wait.
+
+    Raises:
+        OSError: the folder that :data:`CACHE_VARIABLE` names cannot be written.
+    """
+    folder = os.path.join(_cache_root(), split.folder_name)
+    if os.path.isfile(os.path.join(folder, ANNOTATIONS)):
+        return folder
+    try:
+        with file_lock(folder):
+            if not os.path.isfile(os.path.join(folder, ANNOTATIONS)):
+                _draw(split, folder)
+    except OSError as e:
+        raise OSError(
+            f"The data set {split.dataset_name} cannot be drawn into {folder} ({e}). "
+            f"Set the environment variable {CACHE_VARIABLE} to a folder that can be written."
+        ) from e
+    return folder
+
+
+def _cache_root() -> str:
+    root = os.environ.get(CACHE_VARIABLE)
+    if root:
+        return os.path.abspath(os.path.expanduser(root))
+    return os.path.join(get_cache_dir(), "ga_detectron2")
+
+
+def _draw(split: Split, folder: str) -> None:
+    logger.info(f"Drawing the {split.num_images} images of {split.dataset_name} into {folder} ...")
+    start = time.perf_counter()
+    # Next to the folder, because a rename is atomic only within a file system.
+    temporary = tempfile.mkdtemp(prefix=f"{split.folder_name}.", dir=os.path.dirname(folder))
+    try:
+        os.mkdir(os.path.join(temporary, IMAGES))
+        num_written = 0
+
+        def write_image(file_name: str, image: np.ndarray) -> None:
+            nonlocal num_written
+            path = os.path.join(temporary, IMAGES, file_name)
+            if not cv2.imwrite(path, image):
+                raise OSError(f"{path} could not be written")
+            num_written += 1
+            if num_written % 250 == 0:
+                seconds = time.perf_counter() - start
+                logger.info(f"{num_written}/{split.num_images} images, {seconds:.1f} s")
+
+        contents = draw_dataset(split.config, split.seed, split.num_images, write_image)
+        with open(os.path.join(temporary, ANNOTATIONS), "w", encoding="utf-8") as f:
+            json.dump(contents, f)
+        os.chmod(temporary, 0o755)  # mkdtemp's folders are private to one user
+        # What lies there without its annotations is a rest that somebody left.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class _ShapesHandler(PathHandler):
+    """Resolves ``ga_shapes://SPLIT/PATH`` to the drawn file, for reading."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [URI_PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        name, _, inner = path[len(URI_PREFIX) :].partition("/")
+        splits: dict[str, Split] = {split.name: split for split in SPLITS}
+        if name not in splits:
+            raise FileNotFoundError(
+                f"{path} names no split of the embedded data set; "
+                f"there are {', '.join(URI_PREFIX + known for known in splits)}."
+            )
+        return os.path.join(drawn_folder(splits[name]), *inner.split("/"))
+
+    def _exists(self, path: str, **kwargs: Any) -> bool:
+        return os.path.exists(self._get_local_path(path))
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return os.path.isfile(self._get_local_path(path))
+
+    def _isdir(self, path: str, **kwargs: Any) -> bool:
+        return os.path.isdir(self._get_local_path(path))
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
+        if not set(mode) <= set("rbt"):
+            raise ValueError(f"{path} can only be read, not opened with mode {mode!r}.")
+        return open(self._get_local_path(path), mode, buffering=buffering, **kwargs)

@@ -1,0 +1,215 @@
+"""Any COCO JSON as a data set, from the command line: ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+__all__ = [
+    "DatasetArgument",
+    "check_num_classes",
+    "coco_subset",
+    "parse_dataset_argument",
+    "register_datasets",
+]
+
+_FORM = "NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+
+
+class DatasetArgument(NamedTuple):
+    """A data set as named on the command line."""
+
+    name: str
+    json_file: str
+    image_root: str
+
+
+def parse_dataset_argument(argument: str) -> DatasetArgument:
+    """Take ``NAME=ANNOTATIONS.json:IMAGE_FOLDER`` apart, without looking at the files.
+
+    The folder starts after the last colon, so that one in the path of the JSON does no harm. ``~``
+    stands for the home folder.
+
+    Raises:
+        ValueError: ``argument`` does not have this form.
+    """
+    match = re.fullmatch(r"([^=]+)=(.+):([^:]+)", argument.strip())
+    if match is None:
+        raise ValueError(f"Data set argument {argument!r} should read {_FORM}.")
+    name, json_file, image_root = (part.strip() for part in match.groups())
+    if not (name and json_file and image_root):
+        raise ValueError(f"Data set argument {argument!r} has an empty part; it should be {_FORM}.")
+    return DatasetArgument(name, os.path.expanduser(json_file), os.path.expanduser(image_root))
+
+
+def register_datasets(arguments: Iterable[str]) -> list[str]:
+    """Register data sets, each given as ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``, with detectron2.
+
+    Their names can then stand in ``DATASETS.TRAIN`` and ``DATASETS.TEST``. Nothing is registered
+    unless every argument is right. A data set that is already registered with the same files is
+    left as it is, so that a program may come here twice.
+
+    Returns:
+        the names, in the order of ``arguments``.
+
+    Raises:
+        FileNotFoundError: a JSON file, an image folder or the first image is missing.
+        ValueError: an argument is malformed, a name is taken or given twice, or a file is not a
+            COCO detection JSON.
+    """
+    parsed = [parse_dataset_argument(argument) for argument in arguments]
+    names = [dataset.name for dataset in parsed]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"Data set {name!r} is given {names.count(name)} times; "
+                "every data set needs a name of its own."
+            )
+    new = [dataset for dataset in parsed if not _is_registered(dataset)]
+    categories = [_read_categories(dataset) for dataset in new]
+    for dataset, names_by_id in zip(new, categories, strict=True):
+        ids = sorted(names_by_id)
+        register_coco_instances(
+            dataset.name,
+            # What loading the data would add, here at once: check_num_classes asks before.
+            {
+                "thing_classes": [names_by_id[i] for i in ids],
+                "thing_dataset_id_to_contiguous_id": {v: i for i, v in enumerate(ids)},
+            },
+            dataset.json_file,
+            dataset.image_root,
+        )
+    return names
+
+
+def coco_subset(json_in: str, json_out: str, image_ids: Iterable[int]) -> None:
+    """Write a COCO JSON with just these images and their annotations, and all categories.
+
+    Raises:
+        ValueError: no image is asked for, or ``json_in`` holds no image of an id.
+    """
+    wanted = set(image_ids)
+    if not wanted:
+        raise ValueError("coco_subset needs at least one image id.")
+    with open(json_in, encoding="utf-8") as f:
+        contents = json.load(f)
+    missing = sorted(wanted - {image["id"] for image in contents["images"]})
+    if missing:
+        raise ValueError(f"{json_in} holds no image with id {', '.join(map(str, missing))}.")
+    contents["images"] = [image for image in contents["images"] if image["id"] in wanted]
+    contents["annotations"] = [a for a in contents["annotations"] if a["image_id"] in wanted]
+    os.makedirs(os.path.dirname(os.path.abspath(json_out)), exist_ok=True)
+    with open(json_out, "w", encoding="utf-8") as f:
+        json.dump(contents, f)
+
+
+_NUM_CLASSES_OF = {
+    "GeneralizedRCNN": "ROI_HEADS",
+    "PanopticFPN": "ROI_HEADS",
+    "RetinaNet": "RETINANET",
+    "GARetinaNet": "RETINANET",
+}
+
+
+def check_num_classes(cfg: CfgNode) -> None:
+    """Compare the model's number of classes with that of ``cfg.DATASETS``, before any work is done.
+
+    Passes over models without classes (``ProposalNetwork``), architectures that it does not know,
+    and data sets whose metadata has no ``thing_classes`` yet.
+
+    Raises:
+        ValueError: they differ; too few classes would otherwise end in an index error on a GPU, or
+            too many in a model with classes that it never sees.
+    """
+    node = _NUM_CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
+    if node is None:
+        return
+    num_classes = cfg.MODEL[node].NUM_CLASSES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        # MetadataCatalog.get would create an entry for a misspelt name.
+        if name not in MetadataCatalog:
+            continue
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != num_classes:
+            raise ValueError(
+                f"MODEL.{node}.NUM_CLASSES is {num_classes}, but data set {name!r} has "
+                f"{len(classes)} classes: set MODEL.{node}.NUM_CLASSES to {len(classes)}."
+            )
+
+
+def _is_registered(dataset: DatasetArgument) -> bool:
+    """Whether these very files go by this name already; refuses a name that others go by."""
+    if dataset.name not in DatasetCatalog:
+        return False
+    metadata = MetadataCatalog.get(dataset.name)
+    known = (metadata.get("json_file"), metadata.get("image_root"))
+    if known == (dataset.json_file, dataset.image_root):
+        return True
+    raise ValueError(
+        f"A data set named {dataset.name!r} is already registered, with annotations {known[0]} "
+        f"and images {known[1]}; choose another name."
+    )
+
+
+def _read_categories(dataset: DatasetArgument) -> dict[int, str]:
+    """Names of the categories by id, from a JSON that was found to be what detectron2 can load."""
+    name, json_file, image_root = dataset
+    if not os.path.isfile(json_file):
+        raise FileNotFoundError(
+            f"Data set {name!r}: there is no annotation file {json_file}; it should read {_FORM}."
+        )
+    if not os.path.isdir(image_root):
+        raise FileNotFoundError(
+            f"Data set {name!r}: there is no image folder {image_root}; it should read {_FORM}."
+        )
+    try:
+        with open(json_file, encoding="utf-8") as f:
+            contents = json.load(f)
+    except ValueError as e:
+        raise ValueError(f"Data set {name!r}: {json_file} is not a JSON file ({e}).") from e
+
+    def refuse(what: str) -> ValueError:
+        return ValueError(
+            f"Data set {name!r}: {json_file} is not a COCO detection JSON: {what}. It should be "
+            "an object with the lists images (id, file_name, height, width), annotations (id, "
+            "image_id, category_id, bbox) and categories (id, name)."
+        )
+
+    if not isinstance(contents, dict):
+        raise refuse(f"it holds a {type(contents).__name__}")
+    required = {
+        "images": ("id", "file_name", "height", "width"),
+        "categories": ("id", "name"),
+        "annotations": ("id", "image_id", "category_id", "bbox"),
+    }
+    for key, fields in required.items():
+        entries: Any = contents.get(key)
+        if not isinstance(entries, list):
+            raise refuse(f"there is no list {key!r}")
+        for i, entry in enumerate(entries):
+            absent = [f for f in fields if not isinstance(entry, dict) or f not in entry]
+            if absent:
+                raise refuse(f"{key}[{i}] has no {absent[0]!r}")
+    for key in ("images", "categories"):
+        if not contents[key]:
+            raise refuse(f"the list {key!r} is empty")
+    categories = {category["id"]: category["name"] for category in contents["categories"]}
+    for i, annotation in enumerate(contents["annotations"]):
+        if annotation["category_id"] not in categories:
+            raise refuse(
+                f"annotations[{i}] is of category {annotation['category_id']}, "
+                "which is not among the categories"
+            )
+    first = os.path.join(image_root, contents["images"][0]["file_name"])
+    if not os.path.isfile(first):
+        raise FileNotFoundError(
+            f"Data set {name!r}: {json_file} names the image "
+            f"{contents['images'][0]['file_name']}, which is not in the folder {image_root}; "
+            "the folder should be the one that the names of the images start from."
+        )
+    return categories
