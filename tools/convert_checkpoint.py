@@ -10,12 +10,11 @@ number of classes: of a file of detectron2, tensors that do not fit are left out
 import argparse
 import sys
 
-from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-from ga_detectron2 import add_ga_config
 from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.checkpoint.convert_file import convert_file
+from ga_detectron2.engine import ConfigError, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,24 +35,17 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def load_config(path: str, opts: list[str]) -> CfgNode:
-    cfg = get_cfg()
-    add_ga_config(cfg)
-    cfg.merge_from_file(path, allow_unsafe=False)
-    cfg.merge_from_list(opts)
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg
-
-
 def main() -> None:
     args = parse_args()
-    model_state = None
-    if args.config_file:
-        model_state = build_model(load_config(args.config_file, args.opts)).state_dict()
     try:
+        model_state = None
+        if args.config_file:
+            cfg = load_config(args.config_file, args.opts)
+            cfg.MODEL.DEVICE = "cpu"
+            model_state = build_model(cfg).state_dict()
         weights = convert_file(args.source, args.target, model_state)
-    except (CheckpointError, OSError) as e:
-        sys.exit(f"{type(e).__name__}: {e}")
+    except (ConfigError, CheckpointError, OSError) as e:
+        sys.exit(f"convert_checkpoint.py: error: {e}")
     what = "a backbone" if weights.is_backbone else "a model"
     checked = f"complete for {args.config_file}" if args.config_file else "not checked (no config)"
     print(f"{args.target}: {len(weights.tensors)} tensors of {what}, {checked}")

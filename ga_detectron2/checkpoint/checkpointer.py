@@ -58,7 +58,7 @@ class GACheckpointer(DetectionCheckpointer):
                 raise CheckpointError("there is no such file")
             return super().load(path, *args, **kwargs)
         except CheckpointError as e:
-            raise CheckpointError(f"{path}: {e}") from e
+            raise type(e)(f"{path}: {e}") from e
         finally:
             self._parsed_url_during_load = None
 
@@ -86,9 +86,10 @@ class GACheckpointer(DetectionCheckpointer):
         if by_heuristics:
             missing = [n for n in incompatible.missing_keys if is_backbone_name(n) and is_needed(n)]
             if missing:
+                more = f" (and {len(missing) - 1} more)" if missing[1:] else ""
                 raise CheckpointError(
-                    f"there is no tensor of the right shape for '{missing[0]}' of this model's "
-                    f"backbone, nor for {len(missing) - 1} others: is it another backbone's file?"
+                    f"there is no tensor of the right shape for '{missing[0]}'{more} of this "
+                    "model: is it another backbone's file?"
                 )
         return incompatible
 

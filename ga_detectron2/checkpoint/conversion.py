@@ -78,7 +78,7 @@ def check_fit(weights: ConvertedWeights, model_state: Mapping[str, torch.Tensor]
             theirs = _say_theirs(ours, weights)
             problems.append(f"there is no tensor{theirs} for '{ours}' of this model")
     if problems:
-        more = f" ({len(problems) - 1} other tensors do not fit either)" if problems[1:] else ""
+        more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
         raise CheckpointError(problems[0] + more)
 
 

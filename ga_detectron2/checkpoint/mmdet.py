@@ -248,7 +248,7 @@ def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
     names = list(next(iter(tried.values())))
     unknown = [name for name in names if all(found[name] is None for found in tried.values())]
     if unknown:
-        more = f" (nor are {len(unknown) - 1} others)" if len(unknown) > 1 else ""
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         return f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection"
     # Each name fits one kind, but not all of them the same.
     misfits = {model: next(n for n in names if found[n] is None) for model, found in tried.items()}

@@ -15,7 +15,7 @@ _BEGINNING = """\
 ga_detectron2/model_zoo/docs.py, or the table in published.py, instead. -->
 
 The models that MMDetection has trained on COCO train2017 and published, with what they score on
-val2017, in percent. Memory (in training) and speed are MMDetection's, too, as published. The weights
+val2017, in percent. Memory (in training) and speed are MMDetection's as well. The weights
 are MMDetection's files, which are converted when they are loaded.
 
 ```sh
