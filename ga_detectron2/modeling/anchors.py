@@ -20,6 +20,7 @@ Boxes are (x1, y1, x2, y2) in pixels.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,19 +33,21 @@ MAX_LOG_RATIO = math.log(1e6)
 
 
 class CellGrid(NamedTuple):
-    """The cells of all levels for one set of feature map sizes, or (without sizes) some of them.
+    """The cells of all levels for one set of feature map sizes.
 
     Attributes:
         sizes: (Hi, Wi) of each level.
         strides: pixels from a cell to the next, by level.
-        centers: (..., R, 2) float32, x and y of each cell in pixels.
-        stride: (..., R) float32, the stride of each cell's level.
+        centers: (R, 2) float32, x and y of each cell in pixels.
+        stride: (R,) float32, the stride of each cell's level.
+        levels: (L, 4) int64: height, width, first cell and stride of each level.
     """
 
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     centers: Tensor
     stride: Tensor
+    levels: Tensor
 
     @property
     def cells_per_level(self) -> list[int]:
@@ -54,9 +57,7 @@ class CellGrid(NamedTuple):
     def split_levels(self, values: Tensor) -> list[Tensor]:
         """(N, R, ...) to a list of L tensors (N, Hi, Wi, ...)."""
         levels = values.split(self.cells_per_level, dim=1)
-        return [
-            x.unflatten(1, size) for x, size in zip(levels, self.sizes, strict=True)
-        ]
+        return [x.unflatten(1, size) for x, size in zip(levels, self.sizes, strict=True)]
 
 
 @functools.lru_cache(maxsize=32)
@@ -79,7 +80,11 @@ def make_cell_grid(
             yy, xx = torch.meshgrid(y, x, indexing="ij")
             centers.append(torch.stack([xx.flatten(), yy.flatten()], dim=1))
             stride.append(torch.full((height * width,), float(s), device=device))
-        return CellGrid(sizes, strides, torch.cat(centers), torch.cat(stride))
+        first = [0, *itertools.accumulate(h * w for h, w in sizes)]
+        levels = torch.tensor(
+            [(h, w, f, s) for (h, w), f, s in zip(sizes, first, strides, strict=False)]
+        )
+        return CellGrid(sizes, strides, torch.cat(centers), torch.cat(stride), levels.to(device))
 
 
 def cells_inside_images(grid: CellGrid, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -108,47 +113,62 @@ def make_squares(grid: CellGrid, base_scale: float) -> Tensor:
     return torch.cat([grid.centers - half, grid.centers + half], dim=1)
 
 
+@functools.lru_cache(maxsize=32)
 def approximate_anchor_offsets(
-    stride: int, base_scale: float, scales_per_octave: int, ratios: Sequence[float]
+    strides: tuple[int, ...],
+    base_scale: float,
+    scales_per_octave: int,
+    ratios: tuple[float, ...],
+    device: torch.device,
 ) -> Tensor:
     """Corners of a cell's approximate anchors relative to its centre ("Guided Anchoring", 3.3).
 
     Args:
-        stride: of the level, in pixels.
+        strides: of the levels, in pixels.
         base_scale: the square's side in strides.
         scales_per_octave: number of scales, 2^(i / scales_per_octave) times the square's side.
         ratios: height over width, at equal area.
+        device: where the tensor goes.
 
     Returns:
-        (A, 4) float32, A = len(ratios) * scales_per_octave, on the CPU.
+        (L, A, 4) float32, A = len(ratios) * scales_per_octave.
     """
-    scales = torch.tensor(
-        [base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
-    )
-    h_ratios = torch.tensor([float(r) for r in ratios]).sqrt()
-    half_w = 0.5 * (stride * (1 / h_ratios)[:, None] * scales).flatten()
-    half_h = 0.5 * (stride * h_ratios[:, None] * scales).flatten()
-    return torch.stack([-half_w, -half_h, half_w, half_h], dim=1)
+    with torch.inference_mode(False):
+        scales = torch.tensor(
+            [base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+        )
+        h_ratios = torch.tensor([float(r) for r in ratios]).sqrt()
+        levels = []
+        for stride in strides:
+            half_w = 0.5 * (stride * (1 / h_ratios)[:, None] * scales).flatten()
+            half_h = 0.5 * (stride * h_ratios[:, None] * scales).flatten()
+            levels.append(torch.stack([-half_w, -half_h, half_w, half_h], dim=1))
+        return torch.stack(levels).to(device)
 
 
 def make_guided_anchors(
-    grid: CellGrid, shape_deltas: Tensor, base_scale: float, weights: Sequence[float]
+    centers: Tensor,
+    stride: Tensor,
+    shape_deltas: Tensor,
+    base_scale: float,
+    weights: Sequence[float],
 ) -> Tensor:
     """Squares rescaled by the shape branch ("Guided Anchoring", equation 2).
 
     Args:
-        grid: the cells.
-        shape_deltas: (..., R, 2), the shape outputs (dw, dh) of each cell.
+        centers: (..., 2) of the cells, in pixels.
+        stride: (...) of the cells.
+        shape_deltas: (..., 2), the shape outputs (dw, dh) of the cells.
         base_scale: the square's side in strides.
         weights: what dw and dh are divided by before exp.
 
     Returns:
-        (..., R, 4) boxes in the dtype of ``shape_deltas``, at least float32.
+        (..., 4) boxes in the dtype of ``shape_deltas``, at least float32.
     """
     if shape_deltas.dtype in (torch.float16, torch.bfloat16):
         shape_deltas = shape_deltas.float()
     dw, dh = shape_deltas.unbind(dim=-1)
     log_ratio = torch.stack([dw / weights[0], dh / weights[1]], dim=-1)
     ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    half = 0.5 * (base_scale * grid.stride[..., None] * ratio)
-    return torch.cat([grid.centers - half, grid.centers + half], dim=-1)
+    half = 0.5 * (base_scale * stride[..., None] * ratio)
+    return torch.cat([centers - half, centers + half], dim=-1)

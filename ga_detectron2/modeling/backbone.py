@@ -31,8 +31,6 @@ def build_ga_retinanet_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backb
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=out_channels,
         norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelP6P7WithoutReLU(
-            bottom_up.output_shape()["res5"].channels, out_channels
-        ),
+        top_block=LastLevelP6P7WithoutReLU(bottom_up.output_shape()["res5"].channels, out_channels),
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

@@ -10,13 +10,8 @@ from torch import Tensor, nn
 
 from .anchors import CellGrid, cells_inside_images, make_cell_grid, make_guided_anchors
 from .losses import LOCATION_NORMALIZER, bounded_iou_loss, location_loss, mean_over_workers
-from .targets import (
-    GroundTruth,
-    MatchRule,
-    location_targets,
-    match_approximate_anchors,
-    sample_cells,
-)
+from .matching import MatchRule, match_approximate_anchors
+from .targets import GroundTruth, location_targets, sample_cells
 
 
 class GuidedAnchors(NamedTuple):
@@ -125,7 +120,7 @@ class GuidedAnchoring(nn.Module):
         """
         grid = make_cell_grid(tuple(sizes), self.strides, loc_logits.device)
         anchors = make_guided_anchors(
-            grid, shape_deltas.detach(), self.base_scale, self.shape_weights
+            grid.centers, grid.stride, shape_deltas.detach(), self.base_scale, self.shape_weights
         )
         return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
 
@@ -133,9 +128,7 @@ class GuidedAnchoring(nn.Module):
         """(N, R) bool: cells that pass the location filter (section 3.2)."""
         return guided.loc_logits.sigmoid() >= self.loc_filter_thresh
 
-    def cells_inside(
-        self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]
-    ) -> Tensor:
+    def cells_inside(self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
         """(N, R) bool: cells within their image, in a batch padded to the largest one."""
         return cells_inside_images(guided.grid, image_sizes)
 
@@ -162,9 +155,7 @@ class GuidedAnchoring(nn.Module):
                 self.scales_per_octave,
                 self.aspect_ratios,
             )
-            sample = sample_cells(
-                matches.labels, self.batch_size_per_image, self.positive_fraction
-            )
+            sample = sample_cells(matches.labels, self.batch_size_per_image, self.positive_fraction)
             target_boxes = ground_truth.take(sample.take(matches.index))
             num_cells = torch.full_like(sample.normalizer(), loc_targets.numel())
             normalizer = mean_over_workers(torch.stack([num_cells, sample.normalizer()]))
@@ -181,9 +172,14 @@ class GuidedAnchoring(nn.Module):
 
     def anchors_at(self, guided: GuidedAnchors, index: Tensor) -> Tensor:
         """Guided anchors of cells (N, B) as (N, B, 4), with gradient to the shape outputs."""
-        cells = CellGrid((), (), guided.grid.centers[index], guided.grid.stride[index])
         deltas = guided.shape_deltas.gather(1, index[..., None].expand(-1, -1, 2))
-        return make_guided_anchors(cells, deltas, self.base_scale, self.shape_weights)
+        return make_guided_anchors(
+            guided.grid.centers[index],
+            guided.grid.stride[index],
+            deltas,
+            self.base_scale,
+            self.shape_weights,
+        )
 
 
 @contextmanager

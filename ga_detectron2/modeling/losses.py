@@ -51,11 +51,16 @@ def bounded_iou_loss(
     target_sizes = target_boxes[..., 2:] - target_boxes[..., :2]
     # The centres' distance is that of a guided anchor's cell: nothing to learn from it.
     distance = (
-        (target_boxes[..., :2] + target_boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:]) * 0.5
-    ).detach().abs()
-    center_loss = 1 - (
-        (target_sizes - 2 * distance) / (target_sizes + 2 * distance + eps)
-    ).clamp(min=0)
+        (
+            (target_boxes[..., :2] + target_boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:])
+            * 0.5
+        )
+        .detach()
+        .abs()
+    )
+    center_loss = 1 - ((target_sizes - 2 * distance) / (target_sizes + 2 * distance + eps)).clamp(
+        min=0
+    )
     size_loss = 1 - torch.min(
         target_sizes / (anchor_sizes + eps), anchor_sizes / (target_sizes + eps)
     )

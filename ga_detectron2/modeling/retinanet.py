@@ -23,8 +23,9 @@ from .config_check import check_retinanet_config
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors
 from .losses import box_regression_loss, mean_over_workers
+from .matching import MatchRule, match_anchors
 from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
-from .targets import GroundTruth, MatchRule, match_anchors, pad_ground_truth
+from .targets import GroundTruth, pad_ground_truth
 
 # An anchor belongs to a box if it is the box's best, however low their IoU (section 2.5 of the
 # reference's settings), as in detectron2's RetinaNet.
@@ -116,15 +117,11 @@ class GARetinaNetHead(RetinaNetHead):
 
     def classify(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
         """Class logits (N, Hi * Wi, K) of every cell of a level."""
-        return self._everywhere(
-            self.feature_adaption_cls, self.cls_score, features, shape_deltas
-        )
+        return self._everywhere(self.feature_adaption_cls, self.cls_score, features, shape_deltas)
 
     def regress(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
         """Anchor deltas (N, Hi * Wi, 4) of every cell of a level."""
-        return self._everywhere(
-            self.feature_adaption_bbox, self.bbox_pred, features, shape_deltas
-        )
+        return self._everywhere(self.feature_adaption_bbox, self.bbox_pred, features, shape_deltas)
 
     def classify_at(
         self, features: FeatureRows, shape_deltas: Tensor, cells: "NeighboringCells"
@@ -156,9 +153,7 @@ class GARetinaNetHead(RetinaNetHead):
         shape_deltas: Tensor,
         cells: "NeighboringCells",
     ) -> Tensor:
-        adapted = adaption.at_cells(
-            features, cells.known, shape_deltas.flatten(0, 1)[cells.known]
-        )
+        adapted = adaption.at_cells(features, cells.known, shape_deltas.flatten(0, 1)[cells.known])
         return conv3x3_at_cells(adapted, cells.neighbors, [conv]).float()
 
 

@@ -25,7 +25,8 @@ from .config_check import check_rpn_config
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors
 from .losses import box_regression_loss, mean_over_workers
-from .targets import GroundTruth, MatchRule, Sample, match_anchors, pad_ground_truth, sample_cells
+from .matching import MatchRule, match_anchors
+from .targets import GroundTruth, Sample, pad_ground_truth, sample_cells
 
 
 class GuidedAnchorRPNHead(StandardRPNHead):
@@ -233,9 +234,7 @@ class GuidedAnchorRPN(nn.Module):
         losses = self.guided_anchoring.losses(guided, inside, ground_truth)
         with torch.no_grad():
             matches = match_anchors(guided.anchors, inside, ground_truth, self.box_rule)
-            sample = sample_cells(
-                matches.labels, self.batch_size_per_image, self.positive_fraction
-            )
+            sample = sample_cells(matches.labels, self.batch_size_per_image, self.positive_fraction)
             anchors = sample.take(guided.anchors)
             target_boxes = ground_truth.take(sample.take(matches.index))
             normalizer = mean_over_workers(sample.normalizer())

@@ -1,4 +1,4 @@
-"""Targets of guided anchoring: where a cell should see an object, and which box it should cover.
+"""Ground truth as tensors, targets of the location branch, and the sampling of cells for a loss.
 
 All functions work on whole batches and on all boxes at once, wait for no GPU value, and take
 ground truth as a padded tensor (see :class:`GroundTruth`). Naming as in ``anchors.py``.
@@ -13,10 +13,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from .anchors import CellGrid, approximate_anchor_offsets
-
-# Boxes x anchors that are compared at a time: an intermediate stays within a CPU's cache.
-PAIRS_PER_CHUNK = 1 << 17
+from .anchors import CellGrid
 
 
 class GroundTruth(NamedTuple):
@@ -167,152 +164,6 @@ def _any_region(boxes: Tensor, chosen: Tensor, ratio: float, height: int, width:
     return count.flatten(1) > 0
 
 
-# ---------------------------------------------------------------------------------------- matching
-
-
-class Matches(NamedTuple):
-    """Attributes:
-    index: (N, R) int64, the box that each cell is matched to; 0 where there is none.
-    labels: (N, R) int64: 1 positive, 0 negative, -1 takes no part.
-    """
-
-    index: Tensor
-    labels: Tensor
-
-
-class MatchRule(NamedTuple):
-    """When a cell is positive or negative.
-
-    Attributes:
-        thresholds, labels: as detectron2's Matcher takes them: ``labels[k]`` is for cells whose best
-            IoU lies in [thresholds[k - 1], thresholds[k]).
-        min_positive_iou: a box whose best IoU is at least this, and above 0, gets every cell that
-            reaches it.
-    """
-
-    thresholds: tuple[float, ...]
-    labels: tuple[int, ...]
-    min_positive_iou: float
-
-
-def match_anchors(
-    anchors: Tensor, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule
-) -> Matches:
-    """Match guided anchors with boxes by IoU.
-
-    Args:
-        anchors: (N, R, 4), in pixels; one for each cell.
-        inside: (N, R) bool; the others get label -1 and stay out of every comparison.
-        ground_truth: the boxes.
-        rule: see :class:`MatchRule`.
-    """
-
-    def iou_of(images: slice, cells: slice) -> Tensor:
-        return _pairwise_iou(ground_truth.boxes[images], anchors[images, cells])
-
-    return _match(iou_of, inside, ground_truth, rule)
-
-
-def _pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """IoU of (n, M, 4) with (n, r, 4), as (n, M, r)."""
-    bx1, by1, bx2, by2 = boxes[..., None].unbind(dim=2)
-    ax1, ay1, ax2, ay2 = anchors[:, None].unbind(dim=3)
-    width = (torch.min(bx2, ax2) - torch.max(bx1, ax1)).clamp_(min=0)
-    height = (torch.min(by2, ay2) - torch.max(by1, ay1)).clamp_(min=0)
-    intersection = width.mul_(height)
-    areas = (bx2 - bx1) * (by2 - by1) + (ax2 - ax1) * (ay2 - ay1)
-    return intersection / (areas - intersection).clamp_(min=1e-6)
-
-
-def match_approximate_anchors(
-    grid: CellGrid,
-    inside: Tensor,
-    ground_truth: GroundTruth,
-    rule: MatchRule,
-    base_scale: float,
-    scales_per_octave: int,
-    ratios: Sequence[float],
-) -> Matches:
-    """Match cells with boxes by the best IoU of their approximate anchors ("Guided Anchoring", 3.3).
-
-    Args:
-        grid: the cells.
-        base_scale, scales_per_octave, ratios: see :func:`.anchors.approximate_anchor_offsets`.
-        inside, ground_truth, rule: as in :func:`match_anchors`.
-    """
-    device = grid.centers.device
-    offsets = [
-        approximate_anchor_offsets(s, base_scale, scales_per_octave, ratios).to(
-            device, non_blocking=True
-        )
-        for s in grid.strides
-    ]
-    # (A, R, 4), the same for every image.
-    anchors = torch.cat(
-        [
-            (centers.repeat(1, 2)[None] + offset[:, None])
-            for centers, offset in zip(
-                grid.centers.split(grid.cells_per_level), offsets, strict=True
-            )
-        ],
-        dim=1,
-    )
-
-    def iou_of(images: slice, cells: slice) -> Tensor:
-        boxes = ground_truth.boxes[images]
-        best = _pairwise_iou(boxes, anchors[:1, cells])
-        for kind in anchors[1:, cells]:
-            torch.max(best, _pairwise_iou(boxes, kind[None]), out=best)
-        return best
-
-    return _match(iou_of, inside, ground_truth, rule)
-
-
-def _match(iou_of, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule) -> Matches:
-    """Match by the IoU that ``iou_of(images, cells)`` gives for a part of the pairs, (n, M, r)."""
-    N, R = inside.shape
-    M = ground_truth.boxes.shape[1]
-    device = inside.device
-    if M == 0:
-        labels = torch.where(inside, rule.labels[0], -1)
-        return Matches(torch.zeros_like(labels), labels)
-    step = max(1, PAIRS_PER_CHUNK // (N * M))
-    chunks = [slice(start, min(start + step, R)) for start in range(0, R, step)]
-    everything = slice(None)
-
-    tables, best_of_cell, index = [], [], []
-    for cells in chunks:
-        iou = iou_of(everything, cells)
-        iou = torch.where(inside[:, None, cells], iou, -1.0)
-        best, box = iou.max(dim=1)
-        tables.append(iou)
-        best_of_cell.append(best)
-        index.append(box)
-    best_of_box = torch.stack([t.amax(dim=2) for t in tables]).amax(dim=0)  # (N, M)
-    iou_max = torch.cat(best_of_cell, dim=1)
-    matched = torch.cat(index, dim=1)
-
-    labels = torch.full((N, R), rule.labels[0], device=device)
-    for threshold, label in zip(rule.thresholds, rule.labels[1:], strict=True):
-        labels = torch.where(iou_max >= threshold, label, labels)
-
-    # A box that no cell covers well still gets its best ones. Where two boxes claim the same cell,
-    # the later one has it.
-    claims = (best_of_box > 0) & (best_of_box >= rule.min_positive_iou) & ground_truth.valid
-    order = torch.arange(1, M + 1, device=device)[:, None]
-    claimed_by = torch.cat(
-        [
-            (((t == best_of_box[..., None]) & claims[..., None]) * order).amax(dim=1)
-            for t in tables
-        ],
-        dim=1,
-    )
-    claimed = claimed_by > 0
-    matched = torch.where(claimed, claimed_by - 1, matched)
-    labels = torch.where(claimed, 1, labels)
-    return Matches(matched, torch.where(inside, labels, -1))
-
-
 # ---------------------------------------------------------------------------------------- sampling
 
 
@@ -330,9 +181,7 @@ class Sample(NamedTuple):
 
     def normalizer(self) -> Tensor:
         """Sum over images of max(positives, 1) + max(negatives, 1), a float scalar."""
-        return sum(
-            x.sum(dim=1).clamp(min=1).sum().float() for x in (self.positive, self.negative)
-        )
+        return sum(x.sum(dim=1).clamp(min=1).sum().float() for x in (self.positive, self.negative))
 
     def take(self, values: Tensor) -> Tensor:
         """Values of the sampled cells: (N, R, ...) to (N, B, ...)."""

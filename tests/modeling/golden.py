@@ -31,9 +31,7 @@ class GoldenHead:
         return [self[f"{key}.{i}"] for i in range(len(self.strides))]
 
     def part(self, prefix: str) -> dict[str, torch.Tensor]:
-        return {
-            k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)
-        }
+        return {k[len(prefix) :]: v for k, v in self.arrays.items() if k.startswith(prefix)}
 
     @property
     def cells_per_level(self) -> list[int]:
@@ -67,9 +65,7 @@ class GoldenHead:
     def input_shape(self, first_level: int) -> dict[str, ShapeSpec]:
         return {
             f"p{first_level + i}": ShapeSpec(channels=x.shape[1], stride=stride)
-            for i, (x, stride) in enumerate(
-                zip(self.levels("feature"), self.strides, strict=True)
-            )
+            for i, (x, stride) in enumerate(zip(self.levels("feature"), self.strides, strict=True))
         }
 
     def converted(self, values: str, prefix: str) -> dict[str, torch.Tensor]:

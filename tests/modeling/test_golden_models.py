@@ -89,9 +89,7 @@ def test_results(reference):
     check_same(boxes, scores, classes, arrays["boxes"], arrays["scores"], arrays["classes"])
 
 
-@pytest.mark.parametrize(
-    "reference", ["ga-faster-rcnn_r50-caffe_fpn_1x_coco"], indirect=True
-)
+@pytest.mark.parametrize("reference", ["ga-faster-rcnn_r50-caffe_fpn_1x_coco"], indirect=True)
 def test_proposals_of_the_detector(reference):
     arrays, model, inputs = reference
     ((found,), _losses), _ = run(model, model.proposal_generator, inputs)

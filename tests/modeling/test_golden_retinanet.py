@@ -5,10 +5,9 @@ import torch
 from torch import nn
 
 from ga_detectron2.modeling.retinanet import GARetinaNet
+from ga_detectron2.modeling.matching import match_anchors, match_approximate_anchors
 from ga_detectron2.modeling.targets import (
     location_targets,
-    match_anchors,
-    match_approximate_anchors,
     pad_ground_truth,
 )
 
@@ -101,9 +100,7 @@ def test_targets(golden, model, predictions):
 def test_losses_and_gradients(golden, model):
     features = golden.features(3)
     maps = list(features.values())
-    losses = model.forward_training(
-        golden.images(), maps, model.head(maps), golden.instances()
-    )
+    losses = model.forward_training(golden.images(), maps, model.head(maps), golden.instances())
     assert set(losses) == set(LOSSES)
     for name, key in LOSSES.items():
         torch.testing.assert_close(losses[name], golden[key], rtol=1e-5, atol=1e-9, msg=name)

@@ -5,10 +5,9 @@ import torch
 
 from ga_detectron2.modeling.anchors import cells_inside_images
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
+from ga_detectron2.modeling.matching import match_anchors, match_approximate_anchors
 from ga_detectron2.modeling.targets import (
     location_targets,
-    match_anchors,
-    match_approximate_anchors,
     pad_ground_truth,
 )
 

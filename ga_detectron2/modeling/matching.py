@@ -1,0 +1,298 @@
+"""Which box a cell should cover: assignment by IoU. Naming as in ``anchors.py``.
+
+Boxes are compared with cells in chunks of boxes, so that memory stays bounded and, on a CPU, an
+intermediate tensor within the cache. What the chunks find is merged as they go by.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .anchors import CellGrid, approximate_anchor_offsets
+from .targets import GroundTruth
+
+# Pairs of a box and an anchor that are compared at a time (but one box with all its anchors).
+PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+
+
+class MatchRule(NamedTuple):
+    """When a cell is positive or negative.
+
+    Attributes:
+        thresholds, labels: as detectron2's Matcher takes them: ``labels[k]`` is for cells whose best
+            IoU lies in [thresholds[k - 1], thresholds[k]).
+        min_positive_iou: a box whose best IoU is at least this, and above 0, gets every cell that
+            reaches it.
+    """
+
+    thresholds: tuple[float, ...]
+    labels: tuple[int, ...]
+    min_positive_iou: float
+
+
+class Matches(NamedTuple):
+    """What a cell is matched to.
+
+    Attributes:
+        index: (N, R) int64, the box of each cell; where there is none, some number.
+        labels: (N, R) int64: 1 positive, 0 negative, -1 takes no part.
+    """
+
+    index: Tensor
+    labels: Tensor
+
+
+def match_anchors(
+    anchors: Tensor, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule
+) -> Matches:
+    """Match guided anchors with boxes by IoU.
+
+    Args:
+        anchors: (N, R, 4), in pixels; one for each cell.
+        inside: (N, R) bool; the others get label -1 and stay out of every comparison.
+        ground_truth: the boxes.
+        rule: see :class:`MatchRule`.
+    """
+    found = _Found.nothing(inside)
+    # Each coordinate on its own, so that what follows runs over memory in order; anchors of cells
+    # outside have no area, hence no IoU.
+    coordinates = torch.where(inside[..., None], anchors, 0.0).permute(2, 0, 1).contiguous()
+    x1, y1, x2, y2 = coordinates[:, :, None]  # (N, 1, R) each
+    areas = (x2 - x1) * (y2 - y1)
+    for start, boxes, valid in _chunks(ground_truth, inside.numel()):
+        bx1, by1, bx2, by2 = boxes[..., None].unbind(dim=2)
+        width = torch.min(bx2, x2).sub_(torch.max(bx1, x1)).clamp_(min=0)
+        height = torch.min(by2, y2).sub_(torch.max(by1, y1)).clamp_(min=0)
+        iou = _iou(width.mul_(height), areas + (bx2 - bx1) * (by2 - by1))  # (N, m, R)
+        best, box = iou.max(dim=1)
+        claims = _claims(iou, iou.amax(dim=2), valid, rule)
+        number = torch.arange(1, iou.shape[1] + 1, device=iou.device, dtype=torch.int32)
+        claimed_by = torch.where(claims, number[:, None], 0).amax(dim=1)
+        found = found.merge(start, best, box, claimed_by)
+    return found.matches(inside, rule)
+
+
+def match_approximate_anchors(
+    grid: CellGrid,
+    inside: Tensor,
+    ground_truth: GroundTruth,
+    rule: MatchRule,
+    base_scale: float,
+    scales_per_octave: int,
+    ratios: Sequence[float],
+) -> Matches:
+    """Match cells with boxes by the best IoU of their approximate anchors ("Guided Anchoring", 3.3).
+
+    An IoU that matters asks for an anchor of about the box's size, near the box. So a box is only
+    compared with a window of cells around its centre, on the levels that have its size.
+
+    Args:
+        grid: the cells.
+        base_scale, scales_per_octave, ratios: see :func:`.anchors.approximate_anchor_offsets`.
+        inside, ground_truth, rule: as in :func:`match_anchors`.
+    """
+    offsets = approximate_anchor_offsets(
+        grid.strides, base_scale, scales_per_octave, tuple(ratios), inside.device
+    )
+    reach = _Reach.of(grid, rule, base_scale, scales_per_octave, ratios)
+    R = inside.shape[1]
+    found = _Found.nothing(inside)
+    for start, boxes, valid in _chunks(ground_truth, len(inside) * reach.pairs_per_box):
+        cells, anchor_xs, anchor_ys = reach.windows(grid, boxes, offsets)
+        iou = _best_iou_in_windows(boxes, anchor_xs, anchor_ys)
+        # (N, m, levels, rows, columns) from here to (N, m, pairs) and (N, m * pairs).
+        cells, iou = cells.flatten(2), iou.flatten(2)
+        exists = cells >= 0
+        cells = cells.clamp(min=0)
+        exists &= inside[:, None].expand(-1, cells.shape[1], -1).gather(2, cells)
+        iou = torch.where(exists, iou, 0.0)
+        claims = _claims(iou, iou.amax(dim=2), valid, rule).flatten(1)
+        number = torch.arange(boxes.shape[1], device=cells.device)[:, None].expand_as(cells)
+        number, cells, iou = number.flatten(1), cells.flatten(1), iou.flatten(1)
+        best = iou.new_zeros(len(cells), R).scatter_reduce(1, cells, iou, "amax")
+        is_best = (iou > 0) & (iou == best.gather(1, cells))
+        box = torch.full_like(best, R, dtype=torch.int64).scatter_reduce(
+            1, cells, torch.where(is_best, number, R), "amin"
+        )
+        claimed_by = torch.zeros_like(box).scatter_reduce(
+            1, cells, torch.where(claims, number + 1, 0), "amax"
+        )
+        found = found.merge(start, best, box, claimed_by)
+    return found.matches(inside, rule)
+
+
+class _Found(NamedTuple):
+    """What the boxes so far say of each cell, (N, R) each.
+
+    Attributes:
+        iou: the best IoU.
+        index: the first box that has it.
+        claimed_by: one more than the last box of whose best cells it is one; 0 for none.
+    """
+
+    iou: Tensor
+    index: Tensor
+    claimed_by: Tensor
+
+    @classmethod
+    def nothing(cls, inside: Tensor) -> "_Found":
+        index = torch.zeros_like(inside, dtype=torch.int64)
+        return cls(index.float(), index, index)
+
+    def merge(self, start: int, iou: Tensor, box: Tensor, claimed_by: Tensor) -> "_Found":
+        """Add later boxes, which are numbered from ``start`` on."""
+        better = iou > self.iou
+        return _Found(
+            torch.where(better, iou, self.iou),
+            torch.where(better, box + start, self.index),
+            torch.where(claimed_by > 0, claimed_by + start, self.claimed_by),
+        )
+
+    def matches(self, inside: Tensor, rule: MatchRule) -> Matches:
+        labels = torch.full_like(self.index, rule.labels[0])
+        for threshold, label in zip(rule.thresholds, rule.labels[1:], strict=True):
+            labels = torch.where(self.iou >= threshold, label, labels)
+        # A box that no cell covers well still gets its best ones.
+        claimed = self.claimed_by > 0
+        index = torch.where(claimed, self.claimed_by - 1, self.index)
+        labels = torch.where(claimed, 1, labels)
+        return Matches(index, torch.where(inside, labels, -1))
+
+
+class _Reach(NamedTuple):
+    """How far from a box, and on how many levels, the cells lie whose IoU can matter.
+
+    Attributes:
+        rows, columns: cells above and below the box's centre, or left and right of it.
+        num_levels: consecutive levels.
+        lowest_side: least side of a square on them, as a share of the box's side (the root of its
+            area); 0: all levels.
+        first_square: side of the squares on the first level of all, in pixels.
+    """
+
+    rows: int
+    columns: int
+    num_levels: int
+    lowest_side: float
+    first_square: float
+
+    @classmethod
+    def of(
+        cls,
+        grid: CellGrid,
+        rule: MatchRule,
+        base_scale: float,
+        scales_per_octave: int,
+        ratios: Sequence[float],
+    ) -> "_Reach":
+        most_rows = max(height for height, _ in grid.sizes)
+        most_columns = max(width for _, width in grid.sizes)
+        num_levels = len(grid.sizes)
+        first_square = base_scale * grid.strides[0]
+        least_iou = min(rule.thresholds[0], rule.min_positive_iou)
+        if least_iou <= 0:
+            return cls(most_rows, most_columns, num_levels, 0.0, first_square)
+        # Of two boxes, the smaller has at least the share IoU of the larger one's area, so the
+        # sides of squares that matter for a box lie between these shares of the box's own side.
+        largest_scale = 2 ** ((scales_per_octave - 1) / scales_per_octave)
+        lowest_side = least_iou**0.5 / largest_scale
+        highest_side = least_iou**-0.5
+        levels = math.floor(math.log2(highest_side / lowest_side) + 0.01) + 1
+        # An anchor of width w and a box overlap by at least the share IoU of the wider one's width,
+        # which keeps their centres within this multiple of w.
+        shift = max(1 - least_iou, (1 / least_iou - 1) / 2)
+        height = base_scale * largest_scale * max(ratios) ** 0.5
+        width = base_scale * largest_scale * min(ratios) ** -0.5
+        return cls(
+            min(math.ceil(height * shift) + 1, most_rows),
+            min(math.ceil(width * shift) + 1, most_columns),
+            min(levels, num_levels),
+            lowest_side if levels < num_levels else 0.0,
+            first_square,
+        )
+
+    @property
+    def pairs_per_box(self) -> int:
+        return self.num_levels * (2 * self.rows + 1) * (2 * self.columns + 1)
+
+    def windows(
+        self, grid: CellGrid, boxes: Tensor, offsets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The cells around boxes (N, m, 4), and their approximate anchors.
+
+        Returns:
+            cells: (N, m, levels, rows, columns) int64 into R, -1 where there is no cell;
+            x1 and x2 of the columns' anchors: (2, N, m, levels, A, columns);
+            y1 and y2 of the rows' anchors: (2, N, m, levels, A, rows).
+        """
+        device = boxes.device
+        sizes = boxes[..., 2:] - boxes[..., :2]
+        level = torch.arange(self.num_levels, device=device).expand(*boxes.shape[:2], -1)
+        if self.lowest_side > 0:
+            # The first level whose square's side is at least that share of the box's.
+            side = sizes.prod(dim=2).sqrt() * self.lowest_side
+            lowest = ((side / self.first_square).log2() - 0.005).ceil()
+            level = level + lowest.clamp(-99, 99).long()[..., None]
+        level_exists = (level >= 0) & (level < len(grid.sizes))
+        level = level.clamp(0, len(grid.sizes) - 1)
+        height, width, first, stride = grid.levels[level][..., None].unbind(dim=3)
+        center = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2
+        x, y = (center / stride).round().clamp(-1e6, 1e6).long()[..., None].unbind(dim=3)
+        column = x + torch.arange(-self.columns, self.columns + 1, device=device)
+        row = y + torch.arange(-self.rows, self.rows + 1, device=device)
+        column_exists = level_exists[..., None] & (column >= 0) & (column < width)
+        row_exists = (row >= 0) & (row < height)
+        cells = (first + row * width)[..., :, None] + column[..., None, :]
+        cells = torch.where(row_exists[..., :, None] & column_exists[..., None, :], cells, -1)
+        corners = offsets[level][..., None]  # (N, m, levels, A, 4, 1)
+        anchor_x = (column * stride).float()[..., None, None, :] + corners[..., 0::2, :]
+        anchor_y = (row * stride).float()[..., None, None, :] + corners[..., 1::2, :]
+        return cells, anchor_x.movedim(4, 0), anchor_y.movedim(4, 0)
+
+
+def _best_iou_in_windows(boxes: Tensor, anchor_x: Tensor, anchor_y: Tensor) -> Tensor:
+    """Best IoU over the A approximate anchors: (N, m, levels, rows, columns).
+
+    An anchor's overlap with a box is a product of what they share in width, which depends on the
+    column alone, and in height, which depends on the row.
+    """
+    bx1, by1, bx2, by2 = boxes[:, :, None, None, None].unbind(dim=5)
+    box_area = (bx2 - bx1) * (by2 - by1)  # (N, m, 1, 1, 1)
+    (x1, x2), (y1, y2) = anchor_x, anchor_y
+    width = (torch.min(x2, bx2) - torch.max(x1, bx1)).clamp_(min=0)
+    height = (torch.min(y2, by2) - torch.max(y1, by1)).clamp_(min=0)
+    anchor_width, anchor_height = x2 - x1, y2 - y1
+    best: Tensor | None = None
+    for a in range(x1.shape[3]):
+        areas = anchor_height[..., a, :, None] * anchor_width[..., a, None, :]
+        intersection = height[..., a, :, None] * width[..., a, None, :]
+        iou = _iou(intersection, areas.add_(box_area))
+        best = iou if best is None else torch.max(best, iou, out=best)
+    assert best is not None
+    return best
+
+
+def _iou(intersection: Tensor, areas: Tensor) -> Tensor:
+    """IoU in place of ``intersection``, from it and the sum of the areas."""
+    return intersection.div_((areas - intersection).clamp_(min=1e-6))
+
+
+def _claims(iou: Tensor, best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
+    """(N, m, k) bool: the cells that a box gets because no other covers it better."""
+    entitled = valid & (best > 0) & (best >= rule.min_positive_iou)
+    return iou == torch.where(entitled, best, torch.inf)[..., None]
+
+
+def _chunks(ground_truth: GroundTruth, pairs_per_box: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """First number, boxes (N, m, 4) and validity (N, m) of as many boxes as fit, at least one."""
+    limit = PAIRS_PER_CHUNK.get(ground_truth.boxes.device.type, PAIRS_PER_CHUNK["cpu"])
+    step = max(1, limit // max(1, pairs_per_box))
+    for start in range(0, ground_truth.boxes.shape[1], step):
+        yield (
+            start,
+            ground_truth.boxes[:, start : start + step],
+            ground_truth.valid[:, start : start + step],
+        )
