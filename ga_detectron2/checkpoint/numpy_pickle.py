@@ -96,6 +96,11 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Stands for ``bytes``, by which protocol 2 writes none."""
+    return b""
+
+
 def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     if not isinstance(dtype, _DType):
         raise CheckpointError("holds an array without a type")
@@ -114,6 +119,8 @@ def _as_text(value: Any) -> str:
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Ndarray,
 }
@@ -140,4 +147,6 @@ def _to_arrays(value: Any) -> Any:
         return type(value)((k, _to_arrays(v)) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return type(value)(_to_arrays(v) for v in value)
-    return value
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
+        return value
+    raise CheckpointError(f"holds a {type(value).__name__.lstrip('_')} where none belongs")
