@@ -1,5 +1,6 @@
 """RetinaNet's feature pyramid as the published weights expect it."""
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
@@ -17,7 +18,7 @@ class LastLevelP6P7WithoutReLU(LastLevelP6P7):
 
 
 @BACKBONE_REGISTRY.register()
-def build_ga_retinanet_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+def build_ga_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """ResNet with a feature pyramid from P3 to P7; see :class:`LastLevelP6P7WithoutReLU`.
 
     Args:

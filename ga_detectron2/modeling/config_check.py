@@ -23,15 +23,14 @@ def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
     rpn = cfg.MODEL.RPN
     _check_guided_anchor(cfg)
     strides = _check_levels("MODEL.RPN.IN_FEATURES", rpn.IN_FEATURES, input_shape)
-    if len(strides) > 1 and strides[0] >= 8 and strides[-1] >= 128:
-        if cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE >= 8:
-            raise ValueError(
-                f"MODEL.RPN.IN_FEATURES {list(rpn.IN_FEATURES)} are RetinaNet's levels, of strides "
-                f"{strides}: with {_GA}.OCTAVE_BASE_SCALE "
-                f"{cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE} no square is smaller than "
-                f"{strides[0] * cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE} pixels. Use the RPN's, "
-                "['p2', 'p3', 'p4', 'p5', 'p6'] of build_resnet_fpn_backbone, or a base scale of 4"
-            )
+    base_scale = cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE
+    if len(strides) > 1 and strides[0] >= 8 and strides[-1] >= 128 and base_scale >= 8:
+        raise ValueError(
+            f"MODEL.RPN.IN_FEATURES {list(rpn.IN_FEATURES)} are RetinaNet's levels, of strides "
+            f"{strides}: with {_GA}.OCTAVE_BASE_SCALE {base_scale} no square is smaller than "
+            f"{strides[0] * base_scale} pixels. Use the RPN's, ['p2', 'p3', 'p4', 'p5', 'p6'] of "
+            "build_resnet_fpn_backbone, or a base scale of 4"
+        )
     if rpn.HEAD_NAME not in ("StandardRPNHead", "GuidedAnchorRPNHead"):
         raise ValueError(
             f"MODEL.RPN.HEAD_NAME {rpn.HEAD_NAME!r} does not go with GuidedAnchorRPN, which brings "
@@ -60,7 +59,7 @@ def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
 
 
 def check_retinanet_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
-    """Check what :class:`GARetinaNet` reads; arguments and errors as in :func:`check_rpn_config`."""
+    """Check what :class:`GARetinaNet` reads, like :func:`check_rpn_config`."""
     retinanet = cfg.MODEL.RETINANET
     _check_guided_anchor(cfg)
     _check_levels("MODEL.RETINANET.IN_FEATURES", retinanet.IN_FEATURES, input_shape)
@@ -121,15 +120,15 @@ def _check_levels(
     unknown = [f for f in in_features if f not in input_shape]
     if unknown or not in_features:
         raise ValueError(
-            f"{key} {list(in_features)}: the backbone has no {unknown or 'level of no name'}; it has "
-            f"{sorted(input_shape)}"
+            f"{key} {list(in_features)} must name levels of the backbone, which has "
+            f"{sorted(input_shape)}" + (f" but no {unknown}" if unknown else "")
         )
     strides = [input_shape[f].stride for f in in_features]
     doubled = [strides[0] * 2**i for i in range(len(strides))]
     if strides != doubled:
         raise ValueError(
-            f"{key} {list(in_features)} have strides {strides}: guided anchoring needs each level's "
-            f"stride to be twice the one before, {doubled}"
+            f"{key} {list(in_features)} have strides {strides}: guided anchoring needs each level "
+            f"to have twice the stride of the one before, {doubled}"
         )
     return strides
 
@@ -164,8 +163,8 @@ def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequenc
         )
     if any(label not in (-1, 0, 1) for label in labels) or 1 not in labels:
         raise ValueError(
-            f"{section}.IOU_LABELS {list(labels)} must be 1 (positive), 0 (negative) or -1 (takes no "
-            "part), with a positive one, such as [0, -1, 1]"
+            f"{section}.IOU_LABELS {list(labels)} must be 1 (positive), 0 (negative) or -1 (takes "
+            "no part), with a positive one, such as [0, -1, 1]"
         )
 
 

@@ -1,4 +1,4 @@
-"""Feature adaption ("Guided Anchoring", section 3.4): a deformable convolution led by the shape branch.
+"""Feature adaption ("Guided Anchoring", section 3.4): a deformable convolution that follows shape.
 
 A 3x3 convolution whose taps are moved by offsets that a 1x1 convolution computes from a cell's
 shape outputs. It can be applied to all cells of a map or, at a fraction of the price, only to the

@@ -1,5 +1,6 @@
 """What the two-stage and the one-stage detector share: guided anchors, their targets and losses."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -156,12 +157,12 @@ class GuidedAnchoring(nn.Module):
                 self.aspect_ratios,
             )
             sample = sample_cells(matches.labels, self.batch_size_per_image, self.positive_fraction)
-            target_boxes = ground_truth.take(sample.take(matches.index))
+            target_boxes = ground_truth.take(sample.take(matches.boxes))
             num_cells = torch.full_like(sample.normalizer(), loc_targets.numel())
             normalizer = mean_over_workers(torch.stack([num_cells, sample.normalizer()]))
 
         loss_loc = location_loss(guided.loc_logits, loc_targets, loc_weights)
-        anchors = self.anchors_at(guided, sample.index)
+        anchors = self.anchors_at(guided, sample.cells)
         loss_shape = bounded_iou_loss(anchors, target_boxes, self.shape_loss_beta).sum(dim=-1)
         loss_shape = torch.where(sample.positive, loss_shape, 0.0).sum()
         return {
@@ -170,16 +171,26 @@ class GuidedAnchoring(nn.Module):
             "loss_anchor_shape": self.shape_loss_weight * (loss_shape / normalizer[1]),
         }
 
-    def anchors_at(self, guided: GuidedAnchors, index: Tensor) -> Tensor:
+    def anchors_at(self, guided: GuidedAnchors, cells: Tensor) -> Tensor:
         """Guided anchors of cells (N, B) as (N, B, 4), with gradient to the shape outputs."""
-        deltas = guided.shape_deltas.gather(1, index[..., None].expand(-1, -1, 2))
+        deltas = guided.shape_deltas.gather(1, cells[..., None].expand(-1, -1, 2))
         return make_guided_anchors(
-            guided.grid.centers[index],
-            guided.grid.stride[index],
+            guided.grid.centers[cells],
+            guided.grid.stride[cells],
             deltas,
             self.base_scale,
             self.shape_weights,
         )
+
+
+def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: float) -> None:
+    """Set the two branches' layers to values at which every cell has that location probability."""
+    for layer in (anchor_loc, anchor_shape):
+        assert layer.bias is not None
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)
+    assert anchor_loc.bias is not None
+    nn.init.constant_(anchor_loc.bias, -math.log((1 - prior_prob) / prior_prob))
 
 
 @contextmanager

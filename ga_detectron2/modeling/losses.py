@@ -127,7 +127,7 @@ def box_regression_loss(
 
 
 def mean_over_workers(value: Tensor) -> Tensor:
-    """Mean of ``value`` over all workers, so that a loss does not depend on how they split a batch."""
+    """Mean of ``value`` over all workers: how they split a batch must not change the losses."""
     world_size = comm.get_world_size()
     if world_size == 1:
         return value

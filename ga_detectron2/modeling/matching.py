@@ -22,8 +22,8 @@ class MatchRule(NamedTuple):
     """When a cell is positive or negative.
 
     Attributes:
-        thresholds, labels: as detectron2's Matcher takes them: ``labels[k]`` is for cells whose best
-            IoU lies in [thresholds[k - 1], thresholds[k]).
+        thresholds, labels: as for detectron2's Matcher: ``labels[k]`` is for cells whose best IoU
+            lies in [thresholds[k - 1], thresholds[k]).
         min_positive_iou: a box whose best IoU is at least this, and above 0, gets every cell that
             reaches it.
     """
@@ -37,11 +37,11 @@ class Matches(NamedTuple):
     """What a cell is matched to.
 
     Attributes:
-        index: (N, R) int64, the box of each cell; where there is none, some number.
+        boxes: (N, R) int64, the number of each cell's box; where there is none, some number.
         labels: (N, R) int64: 1 positive, 0 negative, -1 takes no part.
     """
 
-    index: Tensor
+    boxes: Tensor
     labels: Tensor
 
 
@@ -84,7 +84,7 @@ def match_approximate_anchors(
     scales_per_octave: int,
     ratios: Sequence[float],
 ) -> Matches:
-    """Match cells with boxes by the best IoU of their approximate anchors ("Guided Anchoring", 3.3).
+    """Match cells with boxes by the best IoU of their approximate anchors (paper, section 3.3).
 
     An IoU that matters asks for an anchor of about the box's size, near the box. So a box is only
     compared with a window of cells around its centre, on the levels that have its size.
@@ -129,37 +129,37 @@ class _Found(NamedTuple):
 
     Attributes:
         iou: the best IoU.
-        index: the first box that has it.
+        box: the first box that has it.
         claimed_by: one more than the last box of whose best cells it is one; 0 for none.
     """
 
     iou: Tensor
-    index: Tensor
+    box: Tensor
     claimed_by: Tensor
 
     @classmethod
     def nothing(cls, inside: Tensor) -> "_Found":
-        index = torch.zeros_like(inside, dtype=torch.int64)
-        return cls(index.float(), index, index)
+        none = torch.zeros_like(inside, dtype=torch.int64)
+        return cls(none.float(), none, none)
 
     def merge(self, start: int, iou: Tensor, box: Tensor, claimed_by: Tensor) -> "_Found":
         """Add later boxes, which are numbered from ``start`` on."""
         better = iou > self.iou
         return _Found(
             torch.where(better, iou, self.iou),
-            torch.where(better, box + start, self.index),
+            torch.where(better, box + start, self.box),
             torch.where(claimed_by > 0, claimed_by + start, self.claimed_by),
         )
 
     def matches(self, inside: Tensor, rule: MatchRule) -> Matches:
-        labels = torch.full_like(self.index, rule.labels[0])
+        labels = torch.full_like(self.box, rule.labels[0])
         for threshold, label in zip(rule.thresholds, rule.labels[1:], strict=True):
             labels = torch.where(self.iou >= threshold, label, labels)
         # A box that no cell covers well still gets its best ones.
         claimed = self.claimed_by > 0
-        index = torch.where(claimed, self.claimed_by - 1, self.index)
+        boxes = torch.where(claimed, self.claimed_by - 1, self.box)
         labels = torch.where(claimed, 1, labels)
-        return Matches(index, torch.where(inside, labels, -1))
+        return Matches(boxes, torch.where(inside, labels, -1))
 
 
 class _Reach(NamedTuple):

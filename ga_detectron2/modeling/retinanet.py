@@ -3,7 +3,6 @@
 Naming as in ``anchors.py``; K is the number of classes, C the number of channels.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from .config_check import check_retinanet_config
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
@@ -85,10 +84,7 @@ class GARetinaNetHead(RetinaNetHead):
         channels = conv_dims[-1]
         self.anchor_loc = nn.Conv2d(channels, 1, kernel_size=1)
         self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
-        for layer in (self.anchor_loc, self.anchor_shape):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.anchor_loc.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
         self.feature_adaption_cls = FeatureAdaption(channels, channels, deform_groups)
         self.feature_adaption_bbox = FeatureAdaption(channels, channels, deform_groups)
         # Rows are then views of what the towers put out.
@@ -154,7 +150,7 @@ class GARetinaNetHead(RetinaNetHead):
         cells: "NeighboringCells",
     ) -> Tensor:
         adapted = adaption.at_cells(features, cells.known, shape_deltas.flatten(0, 1)[cells.known])
-        return conv3x3_at_cells(adapted, cells.neighbors, [conv]).float()
+        return conv3x3_at_cells(adapted, cells.neighbors, conv).float()
 
 
 class NeighboringCells(NamedTuple):
@@ -298,15 +294,15 @@ class GARetinaNet(DenseDetector):
         inside: Tensor,
         ground_truth: GroundTruth,
     ) -> dict[str, Tensor]:
-        """``loss_cls`` over all cells inside their image and ``loss_box_reg`` over positive ones."""
+        """``loss_cls`` of all cells inside their image and ``loss_box_reg`` of positive ones."""
         counts = guided.grid.cells_per_level
         with torch.no_grad():
             matches = match_anchors(guided.anchors, inside, ground_truth, self.box_rule)
             positive = matches.labels == 1
             num_positive = positive.sum(dim=1).clamp(min=1).sum().float()
             normalizer = mean_over_workers(num_positive)
-            target_boxes = ground_truth.take(matches.index)
-            classes = ground_truth.take_classes(matches.index)
+            target_boxes = ground_truth.take(matches.boxes)
+            classes = ground_truth.take_classes(matches.boxes)
         deltas = guided.shape_deltas.split(counts, dim=1)
 
         logits = torch.cat(

@@ -7,7 +7,6 @@ Naming as in ``anchors.py``, and from detectron2's ``rpn.py``:
     pred_anchor_deltas: from the guided anchor to the proposal
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 from .config_check import check_rpn_config
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .targets import GroundTruth, Sample, pad_ground_truth, sample_cells
@@ -52,10 +51,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         channels = self.objectness_logits.in_channels
         self.anchor_loc = nn.Conv2d(channels, 1, kernel_size=1)
         self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
-        for layer in (self.anchor_loc, self.anchor_shape):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.anchor_loc.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels, deform_groups)
         # The rows that everything below works on are then views of the convolution's output.
         self.conv.to(memory_format=torch.channels_last)
@@ -88,10 +84,12 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         return output[..., 0], output[..., 1:]
 
 
-def _linear(rows: Tensor, *convs: nn.Conv2d) -> Tensor:
-    """The outputs of several 1x1 convolutions on rows (..., C), side by side."""
-    weight = torch.cat([conv.weight.flatten(1) for conv in convs])
-    return F.linear(rows, weight, torch.cat([conv.bias for conv in convs]))
+def _linear(rows: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
+    """The outputs of two 1x1 convolutions on rows (..., C), side by side."""
+    assert first.bias is not None
+    assert second.bias is not None
+    weight = torch.cat([first.weight, second.weight]).flatten(1)
+    return F.linear(rows, weight, torch.cat([first.bias, second.bias]))
 
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
@@ -236,7 +234,7 @@ class GuidedAnchorRPN(nn.Module):
             matches = match_anchors(guided.anchors, inside, ground_truth, self.box_rule)
             sample = sample_cells(matches.labels, self.batch_size_per_image, self.positive_fraction)
             anchors = sample.take(guided.anchors)
-            target_boxes = ground_truth.take(sample.take(matches.index))
+            target_boxes = ground_truth.take(sample.take(matches.boxes))
             normalizer = mean_over_workers(sample.normalizer())
 
         logits, deltas = self.rpn_head.predict_boxes(self._adapt_sample(hidden, guided, sample))
@@ -262,15 +260,15 @@ class GuidedAnchorRPN(nn.Module):
     ) -> Tensor:
         """Adapted features (N, B, C) of the sampled cells, the only ones that have a loss."""
         adaption = self.rpn_head.feature_adaption
-        N, B = sample.index.shape
-        image = torch.arange(N, device=sample.index.device)[:, None]
+        N, B = sample.cells.shape
+        image = torch.arange(N, device=sample.cells.device)[:, None]
         shape_deltas = sample.take(guided.shape_deltas).flatten(0, 1)
-        taps, start = 0, 0
+        taps, start = shape_deltas.new_zeros(()), 0
         # Every level is asked for every sampled cell, and answers zero for those of the others:
         # asking each for its own alone would mean to wait for their number.
         for level in hidden:
             cells = level.height * level.width
-            index = sample.index - start
+            index = sample.cells - start
             present = (index >= 0) & (index < cells)
             index = index.clamp(0, cells - 1) + image * cells
             taps = taps + adaption.gather_taps(

@@ -1,6 +1,4 @@
-"""3x3 convolutions of which only some cells are wanted: neighbours of kept cells, and the product."""
-
-from collections.abc import Sequence
+"""3x3 convolutions at some cells only: which neighbours they need, and the product."""
 
 import torch
 from torch import Tensor, nn
@@ -42,18 +40,17 @@ def neighbor_index(cells: Tensor, known: Tensor, size: tuple[int, int]) -> Tenso
     return torch.where(within, number[torch.where(within, index, 0)], known.sum())
 
 
-def conv3x3_at_cells(rows: Tensor, neighbors: Tensor, convs: Sequence[nn.Conv2d]) -> Tensor:
-    """Outputs of 3x3 convolutions with padding 1 at some cells, side by side.
+def conv3x3_at_cells(rows: Tensor, neighbors: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Output of a 3x3 convolution with padding 1 at some cells.
 
     Args:
         rows: (K', C), features of the known cells.
         neighbors: (K, 9), see :func:`neighbor_index`.
-        convs: 3x3 convolutions of C channels.
+        conv: of C channels.
 
     Returns:
-        (K, sum of the convolutions' output channels).
+        (K, output channels).
     """
     padded = F.pad(rows, (0, 0, 0, 1))
     taps = padded[neighbors].flatten(1)
-    weight = torch.cat([c.weight.permute(0, 2, 3, 1).flatten(1) for c in convs])
-    return F.linear(taps, weight, torch.cat([c.bias for c in convs]))
+    return F.linear(taps, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)

@@ -171,26 +171,27 @@ class Sample(NamedTuple):
     """Cells drawn for a loss, the same number B for every image, not all of which count.
 
     Attributes:
-        index: (N, B) int64 into R.
+        cells: (N, B) int64 into R.
         positive, negative: (N, B) bool; a cell that is neither fills up and does not count.
     """
 
-    index: Tensor
+    cells: Tensor
     positive: Tensor
     negative: Tensor
 
     def normalizer(self) -> Tensor:
         """Sum over images of max(positives, 1) + max(negatives, 1), a float scalar."""
-        return sum(x.sum(dim=1).clamp(min=1).sum().float() for x in (self.positive, self.negative))
+        counts = torch.stack([self.positive.sum(dim=1), self.negative.sum(dim=1)])
+        return counts.clamp(min=1).sum().float()
 
     def take(self, values: Tensor) -> Tensor:
         """Values of the sampled cells: (N, R, ...) to (N, B, ...)."""
-        index = self.index.reshape(self.index.shape + (1,) * (values.dim() - 2))
+        index = self.cells.reshape(self.cells.shape + (1,) * (values.dim() - 2))
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
 
 def sample_cells(labels: Tensor, batch_size: int, positive_fraction: float) -> Sample:
-    """Draw cells at random: at most ``positive_fraction`` positive ones, negative ones for the rest.
+    """Draw cells at random: some positive ones, negative ones for the rest.
 
     Args:
         labels: (N, R), 1 positive, 0 negative, others never drawn.

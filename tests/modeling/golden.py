@@ -1,4 +1,4 @@
-"""The reference heads' numbers (tests/reference/heads) and models of the same size to compare with them."""
+"""The reference heads' numbers (tests/reference/heads), and configurations to compare with."""
 
 from pathlib import Path
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ga_detectron2.modeling.retinanet import GARetinaNet
 from ga_detectron2.modeling.matching import match_anchors, match_approximate_anchors
+from ga_detectron2.modeling.retinanet import GARetinaNet
 from ga_detectron2.modeling.targets import (
     location_targets,
     pad_ground_truth,
@@ -81,10 +81,10 @@ def test_targets(golden, model, predictions):
     )
     box = match_anchors(guided.anchors, inside, ground_truth, model.box_rule)
     shape_boxes = torch.where(
-        (shape.labels == 1)[..., None], ground_truth.take(shape.index), 0.0
+        (shape.labels == 1)[..., None], ground_truth.take(shape.boxes), 0.0
     ).split(split, dim=1)
     classes = torch.where(
-        box.labels == 1, ground_truth.take_classes(box.index), model.num_classes
+        box.labels == 1, ground_truth.take_classes(box.boxes), model.num_classes
     ).split(split, dim=1)
     targets, weights = targets.split(split, dim=1), weights.split(split, dim=1)
     taking_part = (box.labels >= 0).split(split, dim=1)

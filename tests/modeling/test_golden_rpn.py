@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ga_detectron2.modeling.anchors import cells_inside_images
-from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 from ga_detectron2.modeling.matching import match_anchors, match_approximate_anchors
+from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 from ga_detectron2.modeling.targets import (
     location_targets,
     pad_ground_truth,
@@ -104,7 +104,7 @@ def test_shape_targets(golden, rpn, guided):
         (0.5, 1.0, 2.0),
     )
     positive = matches.labels == 1
-    boxes = torch.where(positive[..., None], ground_truth.take(matches.index), 0.0)
+    boxes = torch.where(positive[..., None], ground_truth.take(matches.boxes), 0.0)
     for i, (ours, is_positive) in enumerate(
         zip(per_level(golden, boxes), per_level(golden, positive), strict=True)
     ):
