@@ -19,8 +19,8 @@ except ImportError as error:
     ) from error
 del dense_detector
 
-from . import data, modeling  # register data sets and models
+from . import data, model_zoo, modeling  # register data sets, ga:// addresses and models
 from .config import add_ga_config
 from .modeling.guided_anchoring import record_guided_anchors
 
-__all__ = ["add_ga_config", "data", "modeling", "record_guided_anchors"]
+__all__ = ["add_ga_config", "data", "model_zoo", "modeling", "record_guided_anchors"]
