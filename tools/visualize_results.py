@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""Draw what a trained model made of images of its test set.
+
+For each image a PNG shows ground truth, location probability, guided anchors, and detections or
+proposals; overview.png has all images on one sheet. The weights are MODEL.WEIGHTS where that is
+given here, or else the last checkpoint in OUTPUT_DIR.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.structures import Instances
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.engine import ConfigError, check_run, load_config, use_available_device
+from ga_detectron2.visualization import (
+    GuidedPredictor,
+    Prediction,
+    Tile,
+    compose_panel,
+    find_weights,
+    make_overview,
+    make_tiles,
+    save_image,
+)
+
+OVERVIEW_SIDE = 320
+"""Pixels of the longer side of a picture in the overview."""
+OVERVIEW_IMAGES = 12
+"""Images in the overview at most: more would not be one sheet."""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    parser.add_argument(
+        "--num-images", type=int, default=8, metavar="N", help="how many images (default: 8)"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="where pictures go (default: OUTPUT_DIR/visualization)"
+    )
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
+        help="register a data set in COCO's format under NAME, for use in DATASETS.TEST; may be "
+        "given several times",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="draw detections of at least this score (default: 0.5)",
+    )
+    parser.add_argument(
+        "--max-anchors",
+        type=int,
+        default=50,
+        metavar="N",
+        help="draw this many guided anchors, the likeliest ones (default: 50)",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    args = parser.parse_args(argv)
+    if args.num_images < 1:
+        parser.error(f"--num-images must be at least 1, not {args.num_images}")
+    return args
+
+
+def load_predictor(args: argparse.Namespace) -> GuidedPredictor:
+    cfg = load_config(args.config_file, args.opts, args.dataset)
+    note = use_available_device(cfg)
+    if note:
+        print(note)
+    check_run(cfg, eval_only=True)
+    weights = find_weights(cfg, args.opts)
+    predictor = GuidedPredictor(cfg, weights)
+    print(f"visualize_results.py: weights from {weights}")
+    return predictor
+
+
+def ground_truth_of(record: dict[str, Any], size: tuple[int, int]) -> Instances:
+    """Objects of a data set's record; crowds are none."""
+    boxes = [
+        {key: x[key] for key in ("bbox", "bbox_mode", "category_id")}
+        for x in record.get("annotations", [])
+        if not x.get("iscrowd", 0)
+    ]
+    return annotations_to_instances(boxes, size)
+
+
+def tiles_of(
+    args: argparse.Namespace,
+    predictor: GuidedPredictor,
+    image: np.ndarray,
+    ground_truth: Instances,
+    prediction: Prediction,
+    **options: Any,
+) -> list[Tile]:
+    outcome = "detections" if prediction.detections is not None else "proposals"
+    return make_tiles(
+        image,
+        guided=prediction.guided,
+        input_size=prediction.input_size,
+        ground_truth=ground_truth,
+        proposals=prediction.proposals,
+        detections=prediction.detections,
+        metadata=predictor.metadata,
+        show=("ground_truth", "location", "anchors", outcome, "levels"),
+        threshold=predictor.location_threshold,
+        max_anchors=args.max_anchors,
+        score_thresh=args.confidence_threshold,
+        **options,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        predictor = load_predictor(args)
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f"visualize_results.py: error: {error}")
+    cfg = predictor.cfg
+    output = args.output or os.path.join(cfg.OUTPUT_DIR, "visualization")
+    records = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)][
+        : args.num_images
+    ]
+
+    sheet: list[list[Tile]] = []
+    names: list[str] = []
+    for dataset, record in tqdm(records, desc="Drawing", unit="image"):
+        predictor.metadata = MetadataCatalog.get(dataset)
+        image = read_image(record["file_name"], format="RGB")
+        ground_truth = ground_truth_of(record, image.shape[:2])
+        prediction = predictor(image)
+        name = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        tiles = tiles_of(args, predictor, image, ground_truth, prediction)
+        panel = compose_panel(tiles, f"{dataset}: {name}")
+        save_image(panel, os.path.join(output, f"{name}.png"))
+        if len(sheet) < OVERVIEW_IMAGES:
+            small = tiles_of(args, predictor, image, ground_truth, prediction, side=OVERVIEW_SIDE)
+            sheet.append(small)
+            names.append(name)
+    overview = os.path.join(output, "overview.png")
+    title = f"{', '.join(cfg.DATASETS.TEST)}: {len(sheet)} images"
+    save_image(make_overview(sheet, names, title), overview)
+    print(f"visualize_results.py: {len(records)} pictures and {overview} are in {output}")
+
+
+if __name__ == "__main__":
+    main()
