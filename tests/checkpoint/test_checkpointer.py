@@ -16,41 +16,15 @@ from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
 from ga_detectron2.checkpoint.convert_file import convert_file
 from ga_detectron2.engine import load_config
 
-from .reference import CONFIGS, SHAPES
+from .reference import CONFIGS, NARROW, SHAPES, make_imagenet, make_narrow
 
 LOC = "proposal_generator.rpn_head.anchor_loc.weight"
 LAST = "backbone.bottom_up.res5.2.conv3.weight"
 
 
-NARROW = [
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8"),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
-    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8"),
-    *("MODEL.FPN.OUT_CHANNELS", "32"),
-]
-
-
 def build(*overrides):
     overrides = ["MODEL.DEVICE", "cpu", *NARROW, *overrides]
     return build_model(load_config(str(CONFIGS / "ga_rpn_R_50.yaml"), overrides))
-
-
-def make_narrow(shapes):
-    """Random tensors by their names; what has 64, 128, 256, ... channels has an eighth of them."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in shapes.items():
-        shape = [n // 8 if n >= 64 and n.bit_count() == 1 else n for n in shape]
-        is_count = name.endswith("num_batches_tracked")
-        tensors[name] = torch.tensor(0) if is_count else torch.randn(shape, generator=generator)
-    return tensors
-
-
-def make_imagenet(make):
-    """What torchvision's file of such a network holds."""
-    with torch.device("meta"):
-        shapes = {k: v.shape for k, v in make(weights=None).state_dict().items()}
-    return make_narrow(shapes)
 
 
 @pytest.fixture(scope="module")
