@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("target", metavar="OUT", help="the new file, ending in .pth")
     parser.add_argument("--config-file", metavar="FILE", help="check against the model of this")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.opts and not args.config_file:
         parser.error("KEY VALUE change a configuration: --config-file is missing")
     if len(args.opts) % 2:
