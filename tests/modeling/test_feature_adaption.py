@@ -1,0 +1,292 @@
+"""Feature adaption against deformable convolution, sparse convolution against dense."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from ga_detectron2.modeling import feature_adaption as module
+from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows, to_rows
+from ga_detectron2.modeling.sparse_conv import (
+    conv3x3_at_cells,
+    neighbor_index,
+    with_neighbors,
+)
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def reference(adaption, features, shape_deltas):
+    """torchvision's operation on (N, C, H, W) maps, (N, 2, H, W) shape outputs."""
+    offset = F.conv2d(shape_deltas.detach(), adaption.offset.weight)
+    return F.relu(torchvision.ops.deform_conv2d(features, offset, adaption.conv.weight, padding=1))
+
+
+def make_adaption(in_channels, out_channels, groups, dtype, offset_scale=1.0):
+    adaption = FeatureAdaption(in_channels, out_channels, groups).to(dtype)
+    nn.init.normal_(adaption.offset.weight, std=offset_scale)
+    nn.init.normal_(adaption.conv.weight, std=0.3)
+    return adaption
+
+
+def adapt_all(adaption, features, shape_deltas):
+    return adaption(to_rows(features), shape_deltas.permute(0, 2, 3, 1).flatten(1, 2)).to_map()
+
+
+def gradients(output, weights, *inputs):
+    total = (output * weights).sum()
+    return torch.autograd.grad(total, inputs, allow_unused=True, retain_graph=True)
+
+
+def test_rows_are_a_view_of_a_channels_last_map():
+    x = torch.randn(2, 6, 3, 5)
+    rows = to_rows(x)
+    assert rows.rows.shape == (2, 15, 6)
+    assert rows.rows[1, 7].equal(x[1, :, 1, 2])
+    assert rows.to_map().equal(x)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert to_rows(last).rows.data_ptr() == last.data_ptr()
+
+
+def test_initial_values():
+    adaption = FeatureAdaption(256, 256, 4)
+    assert adaption.offset.weight.shape == (4 * 18, 2, 1, 1)
+    assert adaption.offset.weight.std().item() == pytest.approx(0.1, rel=0.3)
+    assert adaption.conv.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert adaption.offset.bias is None
+    assert adaption.conv.bias is None
+
+
+def test_without_offsets_it_is_a_convolution():
+    adaption = make_adaption(8, 6, 2, torch.float64)
+    x = torch.randn(2, 8, 5, 7, dtype=torch.float64, requires_grad=True)
+    expected = F.relu(F.conv2d(x, adaption.conv.weight, padding=1))
+    torch.testing.assert_close(adapt_all(adaption, x, x.new_zeros(2, 2, 5, 7)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
+    groups=st.sampled_from([1, 2, 4]),
+    group_channels=st.integers(1, 3),
+    out_channels=st.integers(1, 5),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    offset_scale=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
+    chunk=st.sampled_from([3, 8192]),
+)
+@settings(max_examples=40)
+def test_adaption(dtype, size, groups, group_channels, out_channels, share, offset_scale, chunk):
+    """Everywhere and at some cells: values and gradients."""
+    N, H, W = size
+    C = groups * group_channels
+    adaption = make_adaption(C, out_channels, groups, dtype, offset_scale)
+    x = torch.randn(N, C, H, W, dtype=dtype, requires_grad=True)
+    deltas = torch.randn(N, 2, H, W, dtype=dtype, requires_grad=True)
+    weights = torch.randn(N, out_channels, H, W, dtype=dtype)
+    chosen = torch.rand(N, 1, H, W) < share
+    parameters = (x, adaption.offset.weight, adaption.conv.weight)
+    close = {"rtol": TOLERANCE[dtype], "atol": 10 * TOLERANCE[dtype]}
+
+    expected = reference(adaption, x, deltas)
+    expected_gradients = gradients(expected, weights, *parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CELLS_PER_CHUNK", chunk)
+        ours = adapt_all(adaption, x, deltas)
+        torch.testing.assert_close(ours, expected, **close)
+        ours_gradients = gradients(ours, weights, *parameters, deltas)
+    assert ours_gradients[3] is None  # nothing flows into the shape outputs
+    for a, b in zip(ours_gradients, expected_gradients, strict=False):
+        torch.testing.assert_close(a, b, **close)
+
+    cells = chosen.flatten().nonzero()[:, 0]
+    cells = cells[torch.randperm(len(cells))]
+    rows, row_deltas, row_weights = (
+        t.permute(0, 2, 3, 1).flatten(0, 2) for t in (expected, deltas, weights)
+    )
+    some = adaption.at_cells(to_rows(x), cells, row_deltas[cells])
+    torch.testing.assert_close(some, rows[cells], **close)
+    some_gradients = gradients(some, row_weights[cells], *parameters, deltas)
+    assert some_gradients[3] is None
+    expected_gradients = gradients(rows, row_weights * chosen.flatten()[:, None], *parameters)
+    for a, b in zip(some_gradients, expected_gradients, strict=False):
+        torch.testing.assert_close(a, b, **close)
+
+
+@pytest.mark.parametrize("half_steps", [range(-6, 7)])
+def test_taps_on_and_around_every_edge(half_steps):
+    """Offsets by whole and half cells, up to beyond both edges of a 2 x 3 map."""
+    H, W = 2, 3
+    x = torch.randn(1, 4, H, W, dtype=torch.float64, requires_grad=True)
+    adaption = make_adaption(4, 3, 2, torch.float64)
+    # Every tap is moved by (dy, dx) of the shape outputs themselves.
+    with torch.no_grad():
+        adaption.offset.weight.view(2, 9, 2, 2)[:] = torch.eye(2, dtype=torch.float64)
+    for dy in half_steps:
+        for dx in half_steps:
+            deltas = torch.tensor([dy / 2, dx / 2], dtype=torch.float64).view(1, 2, 1, 1)
+            deltas = deltas.expand(1, 2, H, W)
+            torch.testing.assert_close(
+                adapt_all(adaption, x, deltas), reference(adaption, x, deltas)
+            )
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, 1e30, -1e30, math.inf, -math.inf, math.nan])
+def test_offsets_far_outside_give_nothing(value):
+    x = torch.randn(2, 8, 4, 5, requires_grad=True)
+    adaption = make_adaption(8, 6, 4, torch.float32)
+    nn.init.constant_(adaption.offset.weight, 1.0)
+    deltas = torch.zeros(2, 2, 4, 5)
+    deltas[0, :, 1, 2] = value
+    ours = adapt_all(adaption, x, deltas)
+    assert not ours[0, :, 1, 2].any()
+    others = torch.ones(2, 1, 4, 5, dtype=torch.bool)
+    others[0, :, 1, 2] = False
+    expected = reference(adaption, x, torch.where(others, deltas, 0.0))
+    torch.testing.assert_close(ours * others, expected * others)
+    features, kernel = gradients(ours, torch.ones_like(ours), x, adaption.conv.weight)
+    assert features.isfinite().all()
+    assert kernel.isfinite().all()
+
+
+def test_gradcheck():
+    """Including the interpolation weights' share, which leads to the offset convolution."""
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+    deltas = torch.randn(2, 12, 2, dtype=torch.float64)
+    adaption = make_adaption(4, 3, 2, torch.float64, offset_scale=0.3)
+    cells = torch.tensor([0, 3, 7, 12, 23, 17, 3])
+
+    def run(features, *_weights):  # gradcheck changes the weights in place
+        rows = to_rows(features)
+        some = adaption.at_cells(rows, cells, deltas.flatten(0, 1)[cells])
+        return some, adaption(rows, deltas).rows
+
+    assert torch.autograd.gradcheck(run, (x, adaption.offset.weight, adaption.conv.weight))
+
+
+def test_taps_of_absent_cells_are_zero_whatever_their_index_says():
+    x = torch.randn(2, 8, 3, 4, dtype=torch.float64, requires_grad=True)
+    adaption = make_adaption(8, 8, 4, torch.float64)
+    cells = torch.tensor([0, 23, 5, 17, 5])
+    present = torch.tensor([True, False, True, False, False])
+    deltas = torch.randn(5, 2, dtype=torch.float64)
+    taps = adaption.gather_taps(to_rows(x), cells, deltas, present)
+    everything = adaption.gather_taps(to_rows(x), cells, deltas)
+    assert not taps[~present].any()
+    assert everything[~present].abs().sum() > 0
+    assert torch.equal(taps[present], everything[present])
+    (gradient,) = torch.autograd.grad(taps[~present].sum(), x)
+    assert not gradient.any()
+
+
+def test_taps_of_two_levels_add_up():
+    """What GA-RPN does with its sample: each level answers for its own cells, the others add 0."""
+    adaption = make_adaption(8, 5, 4, torch.float64)
+    maps = [torch.randn(2, 8, s, s + 1, dtype=torch.float64, requires_grad=True) for s in (4, 2)]
+    deltas = [torch.randn(2, 2, s, s + 1, dtype=torch.float64) for s in (4, 2)]
+    dense = [reference(adaption, x, d) for x, d in zip(maps, deltas, strict=True)]
+    wanted = [(0, 0, 3, 4), (1, 1, 0, 2), (0, 1, 1, 1), (1, 0, 0, 0)]  # image, level, row, column
+    total = 0
+    for level, x in enumerate(maps):
+        width, height = x.shape[3], x.shape[2]
+        present = torch.tensor([at == level for _, at, _, _ in wanted])
+        cells = torch.tensor(
+            [n * height * width + i * width + j if at == level else 0 for n, at, i, j in wanted]
+        )
+        of_cells = torch.stack([deltas[at][n, :, i, j] for n, at, i, j in wanted])
+        total = total + adaption.gather_taps(to_rows(x), cells, of_cells, present)
+    ours = adaption.project(total)
+    expected = torch.stack([dense[at][n, :, i, j] for n, at, i, j in wanted])
+    torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.xfail(
+    raises=RuntimeError,
+    reason="torch's embedding_bag has no gradient for its weights where the table needs none",
+)
+def test_features_that_need_no_gradient():
+    """As where all layers before feature adaption are frozen."""
+    adaption = make_adaption(8, 6, 4, torch.float64)
+    x, deltas = (torch.randn(1, c, 4, 4, dtype=torch.float64) for c in (8, 2))
+    cells = torch.arange(16)
+    rows = deltas.permute(0, 2, 3, 1).flatten(0, 2)
+    ours = adaption.at_cells(to_rows(x), cells, rows)
+    expected = reference(adaption, x, deltas).permute(0, 2, 3, 1).flatten(0, 2)
+    torch.testing.assert_close(ours, expected)
+    weights = (adaption.offset.weight, adaption.conv.weight)
+    for a, b in zip(
+        gradients(ours, 1.0, *weights), gradients(expected, 1.0, *weights), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_no_cell_at_all():
+    adaption = make_adaption(8, 6, 4, torch.float32)
+    x = torch.randn(1, 8, 3, 3, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.int64)
+    output = adaption.at_cells(to_rows(x), none, torch.zeros(0, 2))
+    assert output.shape == (0, 6)
+    output.sum().backward()
+    assert not x.grad.any()
+    assert not adaption.conv.weight.grad.any()
+
+
+def test_bfloat16_features():
+    """As under autocast: the offsets stay in float32, so that taps move as far as they should."""
+    adaption = make_adaption(16, 16, 4, torch.float32)
+    x = torch.randn(1, 16, 12, 12, requires_grad=True)
+    deltas = 3 * torch.randn(1, 144, 2)
+    expected = adaption(to_rows(x), deltas).rows
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = adaption(to_rows(x.bfloat16()), deltas).rows
+    assert ours.dtype == torch.bfloat16
+    assert (ours.float() - expected).norm() < 0.02 * expected.norm()
+
+
+# ------------------------------------------------------------------------ sparse convolution
+
+
+@given(
+    size=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
+    channels=st.integers(1, 4),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+@settings(max_examples=40)
+def test_convolution_at_cells(size, channels, share):
+    N, H, W = size
+    chosen = torch.rand(N, H, W) < share
+    known = with_neighbors(chosen)
+    for n in range(N):
+        for i in range(H):
+            for j in range(W):
+                around = chosen[n, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+                assert known[n, i, j] == around.any()
+
+    conv = nn.Conv2d(channels, 3, 3, padding=1).double()
+    x = torch.randn(N, channels, H, W, dtype=torch.float64, requires_grad=True)
+    cells = chosen.flatten().nonzero()[:, 0]
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)[known.flatten()]
+    ours = conv3x3_at_cells(rows, neighbor_index(cells, known.flatten(), (H, W)), conv)
+    dense = conv(x).permute(0, 2, 3, 1).flatten(0, 2)[cells]
+    torch.testing.assert_close(ours, dense)
+    inputs = (x, conv.weight, conv.bias)
+    weights = torch.randn_like(ours)
+    for a, b in zip(
+        gradients(ours, weights, *inputs), gradients(dense, weights, *inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_feature_rows_replace():
+    """Rows may be swapped for others of the same map, which chunks rely on."""
+    rows = FeatureRows(torch.zeros(1, 6, 2), 2, 3)
+    assert rows._replace(rows=torch.ones(1, 6, 2)).to_map().shape == (1, 2, 2, 3)
