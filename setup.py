@@ -35,7 +35,7 @@ setup(
     packages=find_packages(include=["ga_detectron2", "ga_detectron2.*"]),
     # model_zoo/configs is a link to configs/ at the root, so that there is one copy, found at the
     # same place in a checkout and in an installed package, which holds the files themselves.
-    package_data={"ga_detectron2.model_zoo": ["configs/*.yaml"]},
+    package_data={"ga_detectron2.model_zoo": ["configs/*.yaml", "configs/*/*.yaml"]},
     # detectron2 is missing on purpose. It has no release on PyPI and must be built for the user's
     # own torch; `import ga_detectron2` says what to do where it is not there.
     install_requires=[
