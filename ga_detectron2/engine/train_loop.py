@@ -47,7 +47,8 @@ class FiniteLosses:
                 "SOLVER.CLIP_GRADIENTS.CLIP_VALUE may help"
             ) from error
         if error is not None:
-            raise error
+            # Another process's loss, or a total that overflows: detectron2 lists all losses.
+            raise FloatingPointError(" ".join(str(error).split())) from error
 
 
 def losses_on_host(loss_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

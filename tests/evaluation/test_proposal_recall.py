@@ -129,7 +129,7 @@ def test_limits_may_be_others(register) -> None:
     scores = run(ProposalRecallEvaluator(name, [100, 10, 1000]), found)
     expected = summary_of_pycocotools(name, found, [10, 100, 1000])
     assert [scores[k] for k in ("AR@10", "AR@100", "AR@1000")] == pytest.approx(expected[:3])
-    with pytest.raises(ValueError, match="TEST.PROPOSAL_RECALL_LIMITS"):
+    with pytest.raises(ValueError, match="PROPOSAL_RECALL_LIMITS"):
         ProposalRecallEvaluator(name, [])
 
 

@@ -1,0 +1,94 @@
+"""A loss that stops being finite ends the run under its name."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from ga_detectron2.engine.train_loop import GASimpleTrainer, losses_on_host
+
+
+class Losses(torch.nn.Module):
+    """Returns prepared values as losses, iteration by iteration."""
+
+    def __init__(self, values: list[dict[str, float]]):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.values = iter(values)
+
+    def forward(self, _: object) -> dict[str, torch.Tensor]:
+        return {name: v * self.weight for name, v in next(self.values).items()}
+
+
+def train(values: list[dict[str, float]]) -> tuple[GASimpleTrainer, Losses]:
+    model = Losses(values)
+    trainer = GASimpleTrainer(model, [None] * 10, torch.optim.SGD(model.parameters(), lr=0.1))
+    return trainer, model
+
+
+def test_finite_losses_are_written_as_detectron2_writes_them() -> None:
+    trainer, _ = train([{"loss_a": 1.0, "loss_b": 2.0}])
+    with EventStorage() as storage:
+        trainer.run_step()
+        latest = {name: value for name, (value, _) in storage.latest().items()}
+    assert latest["total_loss"] == pytest.approx(3)
+    assert latest["loss_a"] == pytest.approx(1)
+    assert latest["loss_b"] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_the_error_names_the_loss_and_the_iteration(value: float) -> None:
+    good = {"loss_anchor_loc": 0.1, "loss_rpn_cls": 0.1}
+    trainer, model = train([good, good, {**good, "loss_rpn_cls": value}])
+    with pytest.raises(FloatingPointError) as error:
+        trainer.train(0, 3)
+    message = str(error.value)
+    assert "iteration 2" in message
+    assert f"loss_rpn_cls is {value}" in message
+    assert "loss_anchor_loc" not in message
+    assert "\n" not in message
+    # Two good steps of gradient 0.2; the bad one has not touched the weights.
+    assert model.weight.item() == pytest.approx(1 - 2 * 0.1 * 0.2)
+
+
+def test_opposite_infinities_do_not_hide_in_their_sum() -> None:
+    trainer, _ = train([{"loss_a": math.inf, "loss_b": -math.inf}])
+    with pytest.raises(FloatingPointError, match=r"loss_a is inf, loss_b is -inf"):
+        trainer.train(0, 1)
+
+
+def test_losses_of_several_types_come_to_the_host() -> None:
+    losses = {
+        "half": torch.tensor(0.5, dtype=torch.float16, requires_grad=True),
+        "single": torch.tensor([0.25]),
+        "double": torch.tensor(1e300, dtype=torch.float64),
+    }
+    values = losses_on_host(losses)
+    assert {name: v.item() for name, v in values.items()} == {
+        "half": 0.5, "single": 0.25, "double": 1e300
+    }  # fmt: skip
+    assert not any(v.requires_grad for v in values.values())
+
+
+def test_a_loss_of_another_process_ends_all_of_them() -> None:
+    """Whichever process is heard, it tells the iteration and which loss it was."""
+    script = Path(__file__).with_name("two_processes_one_bad.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(script.parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()
+    told = [line for line in last if line.startswith("FloatingPointError")]
+    assert told, done.stderr
+    assert "iteration" in told[-1]
+    assert "loss_b" in done.stderr.split("FloatingPointError", 1)[1]

@@ -1,0 +1,172 @@
+"""tools/train_net.py as a user calls it: training, resuming, scoring, several processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCRIPT = PROJECT / "tools" / "train_net.py"
+
+# Sampling leaves nothing to chance: every cell is taken.
+EVERYTHING = {
+    "MODEL__RPN__BATCH_SIZE_PER_IMAGE": 1000000,
+    "MODEL__GUIDED_ANCHOR__BATCH_SIZE_PER_IMAGE": 1000000,
+    "INPUT__RANDOM_FLIP": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def train_net():
+    """The script as a module, for runs in this process."""
+    spec = importlib.util.spec_from_file_location("train_net", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_script(arguments: list[str], script: Path = SCRIPT) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(script), *arguments],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    """The latest value of everything that was written."""
+    latest = {}
+    for line in (folder / "metrics.json").read_text().splitlines():
+        latest.update(json.loads(line))
+    return latest
+
+
+@pytest.mark.slow
+def test_trains_resumes_and_scores(
+    train_net, arguments: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "output"
+    train_net.main(arguments("ga_rpn_R_50", SOLVER__CHECKPOINT_PERIOD=1, SOLVER__MAX_ITER=3))
+    written = metrics(output)
+    assert {"loss_anchor_loc", "loss_anchor_shape", "loss_rpn_cls", "loss_rpn_loc"} <= set(written)
+    assert written["iteration"] in (2, 3)  # detectron2 counts once more for the last scores
+    assert {"proposal_recall/AR@300", "box_proposals/AR@1000"} <= set(written)
+    printed = capfd.readouterr().out
+    assert "eta: " in printed
+    assert "loss_anchor_loc: " in printed
+
+    # As if the run had been cut off after its second iteration, with two more to go.
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    state = torch.load(output / "model_0000001.pth", weights_only=True)
+    assert state["iteration"] == 1
+    train_net.main(arguments("ga_rpn_R_50", "--resume", SOLVER__MAX_ITER=4))
+    assert "Starting training from iteration 2" in capfd.readouterr().out
+    final = output / "model_final.pth"
+    assert torch.load(final, weights_only=True)["iteration"] == 3
+
+    train_net.main(arguments("ga_rpn_R_50", "--eval-only", MODEL__WEIGHTS=str(final)))
+    printed = capfd.readouterr().out
+    assert "Starting training" not in printed
+    tasks = [line for line in printed.splitlines() if "copypaste: Task" in line]
+    assert [t.split()[-1] for t in tasks] == ["box_proposals", "proposal_recall"]
+    assert "AR@100,ARs@100,ARm@100,ARl@100,AR@300," in printed
+
+
+@pytest.mark.slow
+def test_test_time_augmentation(
+    train_net, arguments: Callable, capfd: pytest.CaptureFixture
+) -> None:
+    train_net.main(
+        arguments(
+            "ga_faster_R_50",
+            TEST__AUG__ENABLED=True,
+            TEST__AUG__MIN_SIZES="(48, 64)",
+            TEST__AUG__MAX_SIZE=100,
+        )
+    )
+    printed = capfd.readouterr().out
+    assert printed.count("copypaste: Task: bbox") == 2
+    assert "DatasetMapperTTA" not in printed
+
+
+def test_mistakes_end_in_one_line(
+    train_net, arguments: Callable, capfd: pytest.CaptureFixture
+) -> None:
+    for wrong, told in (
+        ({"MODEL__RPN__IN_FEATURES": "['p2', 'p9']"}, "MODEL.RPN.IN_FEATURES"),
+        ({"MODEL__PROPOSAL_GENERATOR__NAME": "GuidedRPN"}, "GuidedRPN"),
+        ({"MODEL__WEIGHTS": "absent.pth"}, "absent.pth"),
+        ({"MODEL__NAME": "x"}, "MODEL.NAME"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            train_net.main(arguments("ga_rpn_R_50", **wrong))
+        message = str(stop.value.code)
+        assert message.startswith("train_net.py: error: ")
+        assert told in message
+        assert "\n" not in message
+    with pytest.raises(SystemExit) as stop:
+        train_net.main(arguments("ga_rpn_R_50", "--eval-only"))
+    assert "MODEL.WEIGHTS" in str(stop.value.code)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(train_net, arguments: Callable) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train_net.main(
+            arguments("ga_rpn_R_50", SOLVER__BASE_LR=1e30, SOLVER__WARMUP_ITERS=0,
+                      SOLVER__MAX_ITER=20)
+        )  # fmt: skip
+    message = str(stop.value.code)
+    assert "not finite at iteration" in message
+    assert "loss_" in message.split("iteration")[1]
+    assert "\n" not in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ga_rpn_R_50", "ga_retinanet_R_50"])
+def test_two_processes_have_the_losses_of_one(
+    arguments: Callable, tmp_path: Path, config: str
+) -> None:
+    """20 iterations of two images each, in one process and in two that talk over gloo."""
+    # From scratch, a higher rate makes differences in the last digit grow tenfold every few steps.
+    keys = {"SOLVER__BASE_LR": 1e-4, "SOLVER__WARMUP_ITERS": 0, "SOLVER__MAX_ITER": 20}
+    curves, initial, final = [], [], []
+    for processes in ("1", "2"):
+        folder = tmp_path / processes
+        options = ["--num-gpus", processes, "--dist-url", "auto"]
+        done = run_script(
+            arguments(config, *options, **EVERYTHING, **keys, DATASETS__TEST="()",
+                      OUTPUT_DIR=folder),
+            PROJECT / "tests" / "engine" / "loss_curve.py",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"World size: {processes}" in done.stdout
+        curves.append(json.loads((folder / "losses.json").read_text()))
+        initial.append(torch.load(folder / "initial.pth", weights_only=True))
+        final.append(torch.load(folder / "model_final.pth", weights_only=True)["model"])
+
+    assert len(curves[0]) == len(curves[1]) == 20
+    assert len(curves[0][0]) == 5
+    for one, two in zip(*curves, strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    moved = max((final[0][n] - v).abs().max() for n, v in initial[0].items())
+    apart = max((final[0][n] - v).abs().max() for n, v in final[1].items())
+    assert apart < 0.02 * moved
+
+
+@pytest.mark.slow
+def test_a_mistake_in_two_processes_is_told_once(arguments: Callable) -> None:
+    done = run_script(
+        arguments("ga_rpn_R_50", "--num-gpus", "2", "--dist-url", "auto", SOLVER__IMS_PER_BATCH=3)
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().count("\n") == 0
+    assert "SOLVER.IMS_PER_BATCH 3 must be a multiple of the 2 processes" in done.stderr
