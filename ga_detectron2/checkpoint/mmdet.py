@@ -249,7 +249,10 @@ def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
     unknown = [name for name in names if all(found[name] is None for found in tried.values())]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        return f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection"
+        return (
+            f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection, nor "
+            "of a ResNet trained on ImageNet"
+        )
     # Each name fits one kind, but not all of them the same.
     misfits = {model: next(n for n in names if found[n] is None) for model, found in tried.items()}
     reasons = " and ".join(f"'{name}' is not of a {model}" for model, name in misfits.items())
