@@ -44,7 +44,7 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     subset = args.output / "annotations.json"
     coco_subset(args.annotations, subset, chosen)
-    options = make_options(len(content["categories"]), len(chosen), args)
+    options = make_options(len(content["categories"]), args)
     runs = [
         Run(
             MODELS[name][0],
@@ -75,8 +75,8 @@ def choose_images(content: dict, number: int) -> list[int]:
     return ids[:number]
 
 
-def make_options(num_classes: int, num_images: int, args: argparse.Namespace) -> tuple[str, ...]:
-    # There is nothing to generalise to: no augmentation, and all images in every step.
+def make_options(num_classes: int, args: argparse.Namespace) -> tuple[str, ...]:
+    # There is nothing to generalise to, hence no augmentation.
     options = {
         "DATASETS.TRAIN": f"('{DATASET}',)",
         "DATASETS.TEST": f"('{DATASET}',)",
@@ -87,7 +87,6 @@ def make_options(num_classes: int, num_images: int, args: argparse.Namespace) ->
         "INPUT.MAX_SIZE_TRAIN": 2 * args.short_side,
         "INPUT.MAX_SIZE_TEST": 2 * args.short_side,
         "INPUT.RANDOM_FLIP": "none",
-        "SOLVER.IMS_PER_BATCH": num_images,
         "SOLVER.MAX_ITER": args.iterations,
     }
     return tuple(str(x) for pair in options.items() for x in pair)
