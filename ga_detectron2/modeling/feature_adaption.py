@@ -8,13 +8,13 @@ then multiply them with the kernel. Both give the same numbers.
 Features travel as rows here, (N, Hi * Wi, C): a channels-last map seen as a matrix.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
@@ -64,24 +64,33 @@ class FeatureAdaption(nn.Module):
         nn.init.normal_(self.offset.weight, std=0.1)
         nn.init.normal_(self.conv.weight, std=0.01)
 
-    def forward(self, features: FeatureRows, shape_deltas: Tensor) -> FeatureRows:
+    def forward(
+        self,
+        features: FeatureRows,
+        shape_deltas: Tensor,
+        then: Callable[[Tensor], Tensor] | None = None,
+    ) -> FeatureRows:
         """Adapt every cell.
 
         Args:
             features: of N images.
             shape_deltas: (N, H * W, 2), the shape outputs; no gradient flows into them.
+            then: what is done to the adapted features of each cell, (k, C) to (k, C'). Where only
+                its result is wanted, the adapted map as a whole is never in memory.
         """
         N, cells = shape_deltas.shape[:2]
         if features.rows.is_cuda:
-            return to_rows(self._deform_conv(features, shape_deltas))
+            adapted = to_rows(self._deform_conv(features, shape_deltas))
+            return adapted if then is None else adapted._replace(rows=then(adapted.rows))
         every_cell = torch.arange(N * cells, device=shape_deltas.device)
-        flat_deltas = shape_deltas.flatten(0, 1)
+        deltas = shape_deltas.flatten(0, 1).split(CELLS_PER_CHUNK)
         chunks = [
-            self._adapt_chunk(features, every_cell[i : i + CELLS_PER_CHUNK], flat_deltas)
-            for i in range(0, N * cells, CELLS_PER_CHUNK)
+            self.at_cells(features, chunk, chunk_deltas)
+            if then is None
+            else then(self.at_cells(features, chunk, chunk_deltas))
+            for chunk, chunk_deltas in zip(every_cell.split(CELLS_PER_CHUNK), deltas, strict=True)
         ]
-        adapted = torch.cat(chunks).unflatten(0, (N, cells))
-        return FeatureRows(adapted, features.height, features.width)
+        return features._replace(rows=torch.cat(chunks).unflatten(0, (N, cells)))
 
     def at_cells(self, features: FeatureRows, cells: Tensor, shape_deltas: Tensor) -> Tensor:
         """Adapt some cells.
@@ -130,16 +139,6 @@ class FeatureAdaption(nn.Module):
         # (out, group, C / group, tap) to (out, group, tap, C / group).
         return F.linear(taps, weight.transpose(2, 3).flatten(1))
 
-    def _adapt_chunk(self, features: FeatureRows, cells: Tensor, flat_deltas: Tensor) -> Tensor:
-        def adapt(rows: Tensor) -> Tensor:
-            chunk = features._replace(rows=rows)
-            return self.at_cells(chunk, cells, flat_deltas[cells])
-
-        if torch.is_grad_enabled():
-            # The gathered taps are nine times the features: gather again rather than keep them.
-            return checkpoint(adapt, features.rows, use_reentrant=False)
-        return adapt(features.rows)
-
     def _deform_conv(self, features: FeatureRows, shape_deltas: Tensor) -> Tensor:
         offsets = features._replace(rows=self._offsets(shape_deltas)).to_map()
         weight = self.conv.weight
@@ -182,22 +181,24 @@ def _gather_moved_taps(
     y0, x0 = y.detach().floor(), x.detach().floor()
     y_weight = torch.stack([1 - (y - y0), y - y0], dim=-1)  # (K, groups, 9, 2)
     x_weight = torch.stack([1 - (x - x0), x - x0], dim=-1)
-    y_index = torch.stack([y0, y0 + 1], dim=-1).long()
-    x_index = torch.stack([x0, x0 + 1], dim=-1).long()
+    # 32 bits reach for billions of entries, and halve what the largest tensors here weigh.
+    y_index = torch.stack([y0, y0 + 1], dim=-1).int()
+    x_index = torch.stack([x0, x0 + 1], dim=-1).int()
     y_weight = torch.where((y_index >= 0) & (y_index < height), y_weight, 0.0)
     x_weight = torch.where((x_index >= 0) & (x_index < width), x_weight, 0.0)
     if present is not None:
         y_weight = torch.where(present[:, None, None, None], y_weight, 0.0)
 
-    first_row = (row // height * height)[:, None, None, None]  # of the cell's image
-    row_start = (first_row + y_index.clamp(0, height - 1)) * width
-    corners = row_start[..., :, None] + x_index.clamp(0, width - 1)[..., None, :]
-    group = torch.arange(groups, device=cells.device)[:, None, None, None]
-    weights = y_weight[..., :, None] * x_weight[..., None, :]  # (K, groups, 9, 2, 2)
-
+    # The table's rows are the pieces of one group at one position, groups within positions.
     table = rows.reshape(-1, rows.shape[-1] // groups)
+    group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None, None]
+    first_row = (row // height * height).int()[:, None, None, None]  # of the cell's image
+    y_entry = (first_row + y_index.clamp_(0, height - 1)) * (width * groups)
+    x_entry = x_index.clamp_(0, width - 1) * groups + group
+    entries = y_entry[..., :, None] + x_entry[..., None, :]  # (K, groups, 9, 2, 2)
+    weights = y_weight[..., :, None] * x_weight[..., None, :]
     taps = F.embedding_bag(
-        (corners * groups + group).reshape(-1, 4),
+        entries.reshape(-1, 4),
         table,
         per_sample_weights=weights.reshape(-1, 4).to(table.dtype),
         mode="sum",

@@ -78,10 +78,9 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         loc_logits, shape_deltas = torch.cat(outputs, dim=1).split([1, 2], dim=2)
         return hidden, loc_logits.squeeze(2), shape_deltas
 
-    def predict_boxes(self, adapted: Tensor) -> tuple[Tensor, Tensor]:
-        """Adapted features (..., C) to objectness logits (...) and anchor deltas (..., 4)."""
-        output = _linear(adapted, self.objectness_logits, self.anchor_deltas).float()
-        return output[..., 0], output[..., 1:]
+    def predict_boxes(self, adapted: Tensor) -> Tensor:
+        """Adapted features (..., C) to (..., 5): objectness logit and four anchor deltas."""
+        return _linear(adapted, self.objectness_logits, self.anchor_deltas).float()
 
 
 def _linear(rows: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
@@ -237,7 +236,8 @@ class GuidedAnchorRPN(nn.Module):
             target_boxes = ground_truth.take(sample.take(matches.boxes))
             normalizer = mean_over_workers(sample.normalizer())
 
-        logits, deltas = self.rpn_head.predict_boxes(self._adapt_sample(hidden, guided, sample))
+        adapted = self._adapt_sample(hidden, guided, sample)
+        logits, deltas = _split(self.rpn_head.predict_boxes(adapted))
         loss_cls = F.binary_cross_entropy_with_logits(
             logits, sample.positive.float(), reduction="none"
         )
@@ -295,8 +295,8 @@ class GuidedAnchorRPN(nn.Module):
             guided.shape_deltas.split(counts, dim=1),
             strict=True,
         ):
-            adapted = self.rpn_head.feature_adaption(level, deltas)
-            logits, box_deltas = self.rpn_head.predict_boxes(adapted.rows)
+            output = self.rpn_head.feature_adaption(level, deltas, self.rpn_head.predict_boxes)
+            logits, box_deltas = _split(output.rows)
             logits, best = logits.topk(min(self.pre_nms_topk[self.training], logits.shape[1]))
             best = best[..., None].expand(-1, -1, 4)
             proposals.append(self._decode(box_deltas.gather(1, best), anchors.gather(1, best)))
@@ -326,7 +326,7 @@ class GuidedAnchorRPN(nn.Module):
             adapted = self.rpn_head.feature_adaption.at_cells(
                 level, cells, deltas.flatten(0, 1)[cells]
             )
-            logits, box_deltas = self.rpn_head.predict_boxes(adapted)
+            logits, box_deltas = _split(self.rpn_head.predict_boxes(adapted))
             boxes = self._decode(box_deltas, anchors.flatten(0, 1)[cells])
             per_image = kept.sum(dim=1).tolist()
             for n, (b, s) in enumerate(
@@ -359,6 +359,11 @@ class GuidedAnchorRPN(nn.Module):
             self.min_box_size,
             self.training,
         )
+
+
+def _split(output: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., 5) to objectness logits (...) and anchor deltas (..., 4)."""
+    return output[..., 0], output[..., 1:]
 
 
 def _no_proposals(image_size: tuple[int, int], like: Tensor) -> Instances:
