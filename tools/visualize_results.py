@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.checkpoint import CheckpointError
-from ga_detectron2.engine import ConfigError, check_run, load_config, use_available_device
+from ga_detectron2.engine import ConfigError, check_run
 from ga_detectron2.visualization import (
     GuidedPredictor,
     Prediction,
     Tile,
     compose_panel,
-    find_weights,
+    ground_truth_of,
+    load_predictor,
     make_overview,
     make_tiles,
     save_image,
@@ -77,28 +78,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def load_predictor(args: argparse.Namespace) -> GuidedPredictor:
-    cfg = load_config(args.config_file, args.opts, args.dataset)
-    note = use_available_device(cfg)
-    if note:
-        print(note)
-    check_run(cfg, eval_only=True)
-    weights = find_weights(cfg, args.opts)
-    predictor = GuidedPredictor(cfg, weights)
-    print(f"visualize_results.py: weights from {weights}")
-    return predictor
-
-
-def ground_truth_of(record: dict[str, Any], size: tuple[int, int]) -> Instances:
-    """Objects of a data set's record; crowds are none."""
-    boxes = [
-        {key: x[key] for key in ("bbox", "bbox_mode", "category_id")}
-        for x in record.get("annotations", [])
-        if not x.get("iscrowd", 0)
-    ]
-    return annotations_to_instances(boxes, size)
-
-
 def tiles_of(
     args: argparse.Namespace,
     predictor: GuidedPredictor,
@@ -126,12 +105,14 @@ def tiles_of(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        predictor = load_predictor(args)
+        predictor = load_predictor(args.config_file, args.opts, args.dataset)
+        check_run(predictor.cfg, eval_only=True)
     except (ConfigError, CheckpointError) as error:
         sys.exit(f"visualize_results.py: error: {error}")
     cfg = predictor.cfg
+    print(f"visualize_results.py: the weights are {predictor.weights}")
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "visualization")
     records = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)][
         : args.num_images
@@ -142,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     for dataset, record in tqdm(records, desc="Drawing", unit="image"):
         predictor.metadata = MetadataCatalog.get(dataset)
         image = read_image(record["file_name"], format="RGB")
-        ground_truth = ground_truth_of(record, image.shape[:2])
+        ground_truth = ground_truth_of(record, image)
         prediction = predictor(image)
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]
         tiles = tiles_of(args, predictor, image, ground_truth, prediction)

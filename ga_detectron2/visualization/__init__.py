@@ -20,8 +20,8 @@ from .plots import (
     plot_recall_curves,
     plot_training_curves,
 )
-from .predictions import draw_ground_truth, draw_predictions
-from .predictor import GuidedPredictor, Prediction, find_weights
+from .predictions import draw_ground_truth, draw_predictions, ground_truth_of
+from .predictor import GuidedPredictor, Prediction, find_weights, load_predictor
 from .shape import draw_shape, shape_map
 from .shape_errors import BoxShapes, best_anchors, measure_shapes
 from .style import save_image
@@ -46,6 +46,8 @@ __all__ = [
     "draw_predictions",
     "draw_shape",
     "find_weights",
+    "ground_truth_of",
+    "load_predictor",
     "location_map",
     "make_overview",
     "make_panel",

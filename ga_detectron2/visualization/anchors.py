@@ -79,6 +79,8 @@ def draw_guided_anchors(
     size = (canvas.output.height, canvas.output.width)
     anchors = anchors_of_image(guided, index, input_size, size)
     cells = select_anchors(anchors, threshold, max_anchors).cells
+    if not len(cells):
+        return canvas.image()  # matplotlib would mark the origin for no points at all
     _add_boxes(canvas, anchors.boxes[cells], anchors.level[cells])
     canvas.output.ax.scatter(
         *anchors.centers[cells].T,

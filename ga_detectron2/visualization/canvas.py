@@ -45,6 +45,8 @@ class Canvas(Visualizer):
 
     def draw_text(self, text: str, position: Any, **kwargs: Any) -> Any:
         """As of Visualizer, moved to where all of the text is within the picture."""
+        if not text:
+            return self.output
         size = kwargs.get("font_size") or self._default_font_size
         width = 0.62 * size * DPI / 72 * len(text)
         height = 1.4 * size * DPI / 72

@@ -32,11 +32,21 @@ from .style import (
 
 __all__ = ["TILE_NAMES", "Tile", "compose_panel", "make_overview", "make_panel", "make_tiles"]
 
-TILE_NAMES = ("ground_truth", "location", "anchors", "shape", "proposals", "detections", "levels")
+TILE_NAMES = (
+    "image",
+    "ground_truth",
+    "location",
+    "anchors",
+    "shape",
+    "proposals",
+    "detections",
+    "levels",
+)
 """What a panel can show. "levels" is the location probability of each level by itself."""
 
 # Lengths in pixels.
 TILE_SIDE = 640
+SMALL_HEIGHT = 400
 MARGIN = 20
 TITLE_HEIGHT = 30
 FOOTER_HEIGHT = 58
@@ -96,7 +106,7 @@ def make_tiles(
     proposals: Instances | None = None,
     detections: Instances | None = None,
     metadata: Any = None,
-    show: Sequence[str] = TILE_NAMES,
+    show: Sequence[str] = TILE_NAMES[1:],
     threshold: float = 0.01,
     max_anchors: int | None = 50,
     max_proposals: int | None = 20,
@@ -138,7 +148,11 @@ def make_tiles(
             )
         branches = _Branches(image, guided, input_size, index, threshold, scale)
     for name in show:
-        if name == "ground_truth" and ground_truth is not None:
+        if name == "image":
+            tiles.append(
+                Tile(name, f"Image, {image.shape[1]}×{image.shape[0]} pixels", resize(image, scale))
+            )
+        elif name == "ground_truth" and ground_truth is not None:
             drawn = draw_ground_truth(image, ground_truth, metadata, scale=scale)
             number = len(ground_truth)
             text = f"Ground truth: {number} object" + ("" if number == 1 else "s")
@@ -244,7 +258,7 @@ class _Branches:
 
 
 def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
-    """Tiles in two columns (one, if there is one), the small ones in a row at the bottom.
+    """Tiles in up to three columns, the small ones in a row at the bottom.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -256,7 +270,7 @@ def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
         raise ValueError("there is nothing to show: no tile was made")
     large = [x for x in tiles if not x.small]
     small = [x for x in tiles if x.small]
-    columns = min(2, len(large)) or 1
+    columns = 3 if len(large) > 4 else min(2, len(large)) or 1
     height, width = tiles[0].image.shape[:2]
     column_width = max(width, TILE_SIDE)  # narrow pictures still need room for their words
     total_width = MARGIN + columns * (column_width + MARGIN)
@@ -265,7 +279,7 @@ def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
         FOOTER_HEIGHT if any(x.legend or x.color_bar for x in row) else MARGIN for row in rows
     ]
     small_width = (total_width - MARGIN) // max(1, len(small)) - MARGIN
-    small_scale = min(small_width / width, TILE_SIDE / 2 / height)
+    small_scale = min(small_width / width, SMALL_HEIGHT / height)
     small_height = math.ceil(height * small_scale)
     head = 44 if title else MARGIN // 2
     total_height = head + sum(TITLE_HEIGHT + height + x for x in footers)
@@ -379,6 +393,8 @@ class _Page:
             self._color_bar(left, top, min(width, tile.image.shape[1]), tile.color_bar)
 
     def _color_bar(self, left: int, top: int, width: int, bar: ColorBar) -> None:
+        # Names of the ends are as wide as this to the left and right of them.
+        left, width = left + MARGIN, width - 2 * MARGIN
         axes = self.figure.add_axes(
             (
                 left / self.width,

@@ -103,6 +103,7 @@ def plot_training_curves(
     all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in all_axes[len(order) :]:
         axes.set_axis_off()
+    last = max(x[-1] for x, _ in series.values())
     for axes, key in zip(all_axes, order, strict=False):
         x, y = (np.asarray(values, dtype=float) for values in series[key])
         if key.count("/") or len(x) < 3 * RUNNING_MEAN or key == "lr":
@@ -111,6 +112,7 @@ def plot_training_curves(
             axes.plot(x, y, color="0.75", linewidth=1)
             axes.plot(x, _running_mean(y), color=line_color(0), linewidth=2)
         axes.set_title(f"{key} (last: {y[-1]:.3g})", fontsize=11, loc="left", parse_math=False)
+        axes.set_xlim(0, 1.02 * last or 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if np.nanmin(y, initial=0) >= 0:
             axes.set_ylim(bottom=0)

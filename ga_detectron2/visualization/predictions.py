@@ -5,12 +5,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import Instances
 
 from .canvas import Canvas
 from .style import color_of
 
-__all__ = ["best_predictions", "draw_ground_truth", "draw_predictions"]
+__all__ = ["best_predictions", "draw_ground_truth", "draw_predictions", "ground_truth_of"]
+
+LABELED_PROPOSALS = 10
+"""Proposals beyond lie over each other too often for words between them."""
 
 
 def best_predictions(
@@ -52,7 +56,7 @@ def draw_predictions(
     max_boxes: int | None = None,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Detections with classes and scores, or proposals with scores.
+    """Detections with classes and scores, or proposals, the best ten of them with scores.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -64,6 +68,8 @@ def draw_predictions(
     chosen = best_predictions(predictions, score_thresh, max_boxes)
     boxes = chosen.pred_boxes if chosen.has("pred_boxes") else chosen.proposal_boxes
     labels = [f"{score:.0%}" for score in chosen.scores.tolist()]
+    if not chosen.has("pred_classes"):
+        labels[LABELED_PROPOSALS:] = [""] * (len(labels) - LABELED_PROPOSALS)
     classes = [0] * len(chosen)
     if chosen.has("pred_classes"):
         classes = chosen.pred_classes.tolist()
@@ -87,6 +93,16 @@ def draw_predictions(
         alpha=0.4,
     )
     return canvas.image()
+
+
+def ground_truth_of(record: dict[str, Any], image: np.ndarray) -> Instances:
+    """The objects in a data set's record of an image: ``gt_boxes``, ``gt_classes``; no crowds."""
+    boxes = [
+        {key: x[key] for key in ("bbox", "bbox_mode", "category_id")}
+        for x in record.get("annotations", [])
+        if not x.get("iscrowd", 0)
+    ]
+    return annotations_to_instances(boxes, image.shape[:2])
 
 
 def draw_ground_truth(

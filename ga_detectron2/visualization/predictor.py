@@ -1,6 +1,7 @@
 """A trained model that also says what its location and shape branches made of an image."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,15 +12,20 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Instances
 from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.engine import ConfigError
-from ga_detectron2.modeling.guided_anchoring import GuidedAnchors, record_guided_anchors
+from ga_detectron2.engine import ConfigError, load_config, use_available_device
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
+from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
-__all__ = ["GuidedPredictor", "Prediction", "find_weights"]
+__all__ = ["GuidedPredictor", "Prediction", "find_weights", "load_predictor"]
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -30,12 +36,15 @@ class Prediction(NamedTuple):
         proposals: ``proposal_boxes``, ``objectness_logits``; None from a one-stage detector.
         guided: location, shape and guided anchors, of a batch of this image; None from a model
             without guided anchors.
+        anchors: (R, 4) tensor of all anchors, in pixels of the network's input: those of
+            ``guided``, or of detectron2's anchor generator.
         input_size: (height, width) of the image as the network saw it, before padding.
     """
 
     detections: Instances | None
     proposals: Instances | None
     guided: GuidedAnchors | None
+    anchors: torch.Tensor | None
     input_size: tuple[int, int]
 
 
@@ -67,6 +76,29 @@ def find_weights(cfg: CfgNode, overrides: Sequence[str] = ()) -> str:
     )
 
 
+def load_predictor(
+    config_file: str,
+    overrides: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    weights: str | None = None,
+) -> "GuidedPredictor":
+    """A predictor from what a command line says, on the CPU where there is no CUDA device.
+
+    Args:
+        config_file, overrides, datasets: as of ``ga_detectron2.engine.load_config``.
+        weights: without them, those of :func:`find_weights`.
+
+    Raises:
+        ConfigError: the configuration is wrong, or no weights are found.
+        CheckpointError: the weights cannot be loaded.
+    """
+    cfg = load_config(config_file, overrides, datasets)
+    note = use_available_device(cfg)
+    if note:
+        logger.warning(note)
+    return GuidedPredictor(cfg, weights or find_weights(cfg, overrides))
+
+
 class GuidedPredictor:
     """Like detectron2's ``DefaultPredictor``, with proposals and guided anchors in its answer."""
 
@@ -90,7 +122,8 @@ class GuidedPredictor:
             self.model = build_model(self.cfg).eval()
         except ValueError as error:
             raise ConfigError(error) from error
-        GACheckpointer(self.model).load(cfg.MODEL.WEIGHTS if weights is None else weights)
+        self.weights = cfg.MODEL.WEIGHTS if weights is None else weights
+        GACheckpointer(self.model).load(self.weights)
         names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
         self.metadata = MetadataCatalog.get(names[0] if names else "__unused")
         self.augmentation = T.ResizeShortestEdge(
@@ -98,13 +131,16 @@ class GuidedPredictor:
         )
 
     @property
-    def has_guided_anchors(self) -> bool:
-        """Whether its answers have ``guided``."""
-        try:
-            with record_guided_anchors(self.model):
-                return True
-        except ValueError:
-            return False
+    def available(self) -> frozenset[str]:
+        """Which attributes of a :class:`Prediction` its model fills."""
+        names = {"anchors"}
+        if hasattr(self.model, "proposal_generator"):
+            names.add("proposals")
+        if self.cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
+            names.add("detections")
+        if any(isinstance(m, GuidedAnchoring) for m in self.model.modules()):
+            names.add("guided")
+        return frozenset(names)
 
     @property
     def location_threshold(self) -> float:
@@ -123,35 +159,40 @@ class GuidedPredictor:
         resized = self.augmentation.get_transform(image).apply_image(image)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
         inputs = {"image": tensor, "height": height, "width": width}
-        with contextlib.ExitStack() as stack:
-            records: list[GuidedAnchors] = []
-            if self.has_guided_anchors:
-                records = stack.enter_context(record_guided_anchors(self.model))
-            outputs = stack.enter_context(_record_proposals(self.model))
+        with (
+            _record(self.model, GuidedAnchoring) as guided,
+            _record(self.model, DefaultAnchorGenerator) as generated,
+            _record(self.model, GuidedAnchorRPN, RPN) as generators,
+        ):
             answer = self.model([inputs])[0]
         proposals = answer.get("proposals")
-        if proposals is None and outputs:
-            proposals = detector_postprocess(outputs[0][0][0], height, width)
+        if proposals is None and generators:
+            proposals = detector_postprocess(generators[0][0][0], height, width)
+        anchors = None
+        if guided:
+            anchors = guided[0].anchors[0].cpu()
+        elif generated:
+            anchors = torch.cat([level.tensor for level in generated[0]]).cpu()
         return Prediction(
             detections=answer.get("instances"),
             proposals=proposals,
-            guided=records[0] if records else None,
+            guided=guided[0] if guided else None,
+            anchors=anchors,
             input_size=(int(resized.shape[0]), int(resized.shape[1])),
         )
 
 
 @contextlib.contextmanager
-def _record_proposals(model: nn.Module) -> Iterator[list[Any]]:
-    """Collect what the proposal generator, if there is one, returns meanwhile."""
+def _record(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[list[Any]]:
+    """Collect what the parts of ``model`` that are of these kinds return meanwhile."""
     records: list[Any] = []
-    generator = getattr(model, "proposal_generator", None)
-    if generator is None:
-        yield records
-        return
-    handle = generator.register_forward_hook(
-        lambda _module, _inputs, output: records.append(output)
-    )
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output: records.append(output))
+        for module in model.modules()
+        if isinstance(module, kinds)
+    ]
     try:
         yield records
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

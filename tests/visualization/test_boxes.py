@@ -1,0 +1,168 @@
+"""Boxes in pictures: where they are drawn, and which."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from ga_detectron2.visualization import (
+    anchors_of_image,
+    best_anchors,
+    draw_ground_truth,
+    draw_guided_anchors,
+    draw_predictions,
+    ground_truth_of,
+    measure_shapes,
+    select_anchors,
+)
+from ga_detectron2.visualization.canvas import Canvas
+
+from .batch import BASE_SCALE, SIZES, STRIDES, make_guided
+
+GREY = np.full((60, 80, 3), 127, np.uint8)
+
+
+def drawn_box(picture: np.ndarray, scale: float) -> np.ndarray:
+    """Where the picture, a grey one but for one box, was drawn on: x1, y1, x2, y2 unscaled."""
+    rows, columns = np.nonzero((picture != 127).any(axis=2))
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scale
+
+
+def one_anchor(cell: int, width: float, height: float):
+    """A batch of one image, where one cell alone is likely; its anchor is that much of a square."""
+    cells = sum(h * w for h, w in SIZES)
+    logits, deltas = torch.full((1, cells), -9.0), torch.zeros(1, cells, 2)
+    logits[0, cell] = 2.0
+    deltas[0, cell] = torch.tensor([width, height]).log()
+    return make_guided(logits, deltas)
+
+
+@pytest.mark.parametrize("scale", [4.0, 7.5])
+def test_an_anchor_is_drawn_at_scaled_coordinates(scale) -> None:
+    # Row 2, column 3 of stride 8: centre (24, 16), square 32, so 16 by 24 in the network's input.
+    guided = one_anchor(2 * 8 + 3, 0.5, 0.75)
+    picture = draw_guided_anchors(GREY, guided, (30, 40), threshold=0.5, scale=scale)
+    assert picture.shape == (60 * scale, 80 * scale, 3)
+    # The image is twice as large as the network's input.
+    expected = np.array([16, 4, 32, 28]) * 2
+    # A line and its dark edge are a few pixels of the picture wide, half of them outside.
+    np.testing.assert_allclose(drawn_box(picture, scale), expected, atol=4 / scale)
+
+
+def test_an_anchor_beyond_the_image_leaves_the_picture_as_large_as_it_was() -> None:
+    picture = draw_guided_anchors(GREY, one_anchor(0, 1.0, 1.0), (30, 40), threshold=0.5, scale=4)
+    assert picture.shape == (240, 320, 3)
+    np.testing.assert_allclose(drawn_box(picture, 4), [0, 0, 32, 32], atol=1)
+
+
+def test_the_likeliest_kept_cells_are_chosen(guided) -> None:
+    anchors = anchors_of_image(guided, 0, (40, 56), (40, 56))
+    probability = guided.loc_logits[0].sigmoid()
+    threshold = float(probability.sort().values[20])
+    selected = select_anchors(anchors, threshold, 7)
+    assert selected.num_kept == len(probability) - 20  # a probability equal to it passes
+    assert selected.num_cells == len(probability)
+    assert selected.cells.tolist() == probability.topk(7).indices.tolist()
+    assert len(select_anchors(anchors, threshold).cells) == selected.num_kept
+    assert len(select_anchors(anchors, 1.1).cells) == 0
+
+
+def test_no_cell_left_is_no_error(guided) -> None:
+    assert (draw_guided_anchors(GREY, guided, (30, 40), threshold=1.0) == GREY).all()
+
+
+def detections() -> Instances:
+    instances = Instances((60, 80))
+    instances.pred_boxes = Boxes(torch.tensor([[10.0, 12, 50, 40], [2, 2, 9, 9]]))
+    instances.scores = torch.tensor([0.9, 0.2])
+    instances.pred_classes = torch.tensor([1, 0])
+    return instances
+
+
+def test_a_detection_is_drawn_at_scaled_coordinates() -> None:
+    picture = draw_predictions(GREY, detections(), score_thresh=0.5, scale=8)
+    # The label lies within so large a box.
+    np.testing.assert_allclose(drawn_box(picture, 8), [10, 12, 50, 40], atol=0.5)
+
+
+def test_detections_below_the_threshold_are_left_out() -> None:
+    one = draw_predictions(GREY, detections()[:1], scale=4)
+    assert (draw_predictions(GREY, detections(), score_thresh=0.5, scale=4) == one).all()
+    assert (draw_predictions(GREY, detections(), max_boxes=1, scale=4) == one).all()
+    assert (draw_predictions(GREY, detections(), score_thresh=0.2, scale=4) != one).any()
+    assert (draw_predictions(GREY, detections(), score_thresh=1.0) == GREY).all()
+
+
+def test_the_score_of_a_proposal_is_a_probability() -> None:
+    proposals = Instances((60, 80))
+    proposals.proposal_boxes = detections().pred_boxes
+    proposals.objectness_logits = torch.tensor([0.0, 3.0])
+    second = draw_predictions(GREY, proposals[1:], scale=4)
+    assert (draw_predictions(GREY, proposals, score_thresh=0.51, scale=4) == second).all()
+    assert (draw_predictions(GREY, proposals, score_thresh=0.5, scale=4) != second).any()
+
+
+def test_masks_and_keypoints_follow_the_scale() -> None:
+    instances = detections()[:1]
+    instances.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    instances.pred_masks[0, 15:35, 60:75] = True
+    picture = draw_predictions(GREY, instances, scale=4)
+    np.testing.assert_allclose(drawn_box(picture, 4), [10, 12, 75, 40], atol=1.5)
+
+
+def test_other_instances_are_refused() -> None:
+    with pytest.raises(ValueError, match="neither scores nor objectness_logits"):
+        draw_predictions(GREY, Instances((60, 80), gt_classes=torch.zeros(1)))
+
+
+@pytest.mark.parametrize("position", [(79 * 4, 59 * 4), (-20, -20), (100, 230)])
+def test_a_label_lies_within_the_picture(position) -> None:
+    canvas = Canvas(GREY, scale=4)
+    canvas.draw_text("triangle 100%", position, horizontal_alignment="left")
+    extent = canvas.output.ax.texts[0].get_window_extent(canvas.output.canvas.get_renderer())
+    assert extent.x0 >= 0
+    assert extent.y0 >= 0
+    assert extent.x1 <= 320
+    assert extent.y1 <= 240
+
+
+def test_ground_truth_has_no_crowds() -> None:
+    record = {
+        "annotations": [
+            {"bbox": [10, 12, 40, 28], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 2}
+            | {"iscrowd": 0, "segmentation": [[10, 12, 50, 12, 50, 40]]},
+            {"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+            | {"iscrowd": 1, "segmentation": {"counts": "", "size": [60, 80]}},
+        ]
+    }
+    truth = ground_truth_of(record, GREY)
+    assert truth.gt_boxes.tensor.tolist() == [[10, 12, 50, 40]]
+    assert truth.gt_classes.tolist() == [2]
+    picture = draw_ground_truth(GREY, truth, scale=8)
+    np.testing.assert_allclose(drawn_box(picture, 8), [10, 12, 50, 40], atol=0.5)
+    assert len(ground_truth_of({}, GREY)) == 0
+
+
+def test_shapes_are_measured_at_the_nearest_cell_of_the_objects_level() -> None:
+    # Row 2, column 3 of the first level; and row 1, column 2 of the second, with a square of 64.
+    first, second = 2 * 8 + 3, 6 * 8 + 1 * 4 + 2
+    guided = one_anchor(first, 0.5, 0.75)
+    guided.shape_deltas[0, second] = torch.tensor([1.0, 0.5]).log()
+    guided = make_guided(guided.loc_logits, guided.shape_deltas)
+    truth = torch.tensor([[17.0, 5, 33, 29], [0, 0, 64, 32]])  # off by (1, 1), and on (32, 16)
+    shapes = measure_shapes(guided, truth, BASE_SCALE)
+    np.testing.assert_allclose(shapes.truth, [[16, 24], [64, 32]])
+    np.testing.assert_allclose(shapes.guided, [[16, 24], [64, 32]], rtol=1e-5)
+    assert shapes.square.tolist() == [BASE_SCALE * s for s in STRIDES]
+    shared = 15 * 23
+    np.testing.assert_allclose(shapes.guided_iou, [shared / (2 * 16 * 24 - shared), 1], rtol=1e-5)
+    # The square of 64 reaches to (0, -16), (64, 48).
+    np.testing.assert_allclose(shapes.square_iou[1], 0.5, rtol=1e-5)
+
+
+def test_best_anchors_are_those_of_highest_iou() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30]])
+    anchors = torch.tensor([[20.0, 20, 40, 40], [0, 0, 10, 5], [0, 0, 10, 9]])
+    best, iou = best_anchors(boxes, anchors)
+    assert best.tolist() == [2, 0]
+    np.testing.assert_allclose(iou, [0.9, 0.5])

@@ -1,0 +1,87 @@
+"""The predictor against detectron2's own, and which weights it takes."""
+
+import logging
+
+import cv2
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor
+
+from ga_detectron2 import record_guided_anchors
+from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.visualization import GuidedPredictor, find_weights, load_predictor
+
+
+@pytest.fixture
+def picture(dataset):
+    """The first image of the data set, RGB."""
+    folder = dataset.rpartition(":")[2]
+    return cv2.imread(f"{folder}/picture0.png")[:, :, ::-1]
+
+
+@pytest.mark.parametrize("input_format", ["BGR", "RGB"])
+def test_detections_are_those_of_detectron2(detector, dataset, picture, input_format) -> None:
+    predictor = load_predictor(detector, ["INPUT.FORMAT", input_format], [dataset])
+    default = DefaultPredictor(predictor.cfg)
+    with record_guided_anchors(default.model) as records:
+        expected = default(picture[:, :, ::-1])["instances"]
+    actual = predictor(picture)
+    assert actual.detections is not None
+    assert len(expected) > 10
+    assert torch.equal(actual.detections.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert torch.equal(actual.detections.scores, expected.scores)
+    assert torch.equal(actual.guided.loc_logits, records[0].loc_logits)
+    assert torch.equal(actual.anchors, records[0].anchors[0])
+    assert actual.input_size == (96, 144)  # 60x90, the shorter side to 96
+    assert predictor.available == {"anchors", "guided", "proposals", "detections"}
+
+
+def test_proposals_are_in_pixels_of_the_image(proposer, dataset, picture) -> None:
+    predictor = load_predictor(proposer, [], [dataset])
+    expected = DefaultPredictor(predictor.cfg)(picture[:, :, ::-1])["proposals"]
+    # A detector with these weights hands out the same proposals beside its detections.
+    twin = GuidedPredictor(
+        load_config(proposer, ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]), predictor.weights
+    )
+    for actual in (predictor(picture).proposals, twin(picture).proposals):
+        assert len(expected) > 10
+        assert torch.equal(actual.proposal_boxes.tensor, expected.proposal_boxes.tensor)
+        assert torch.equal(actual.objectness_logits, expected.objectness_logits)
+    assert predictor(picture).detections is None
+    assert predictor.available == {"anchors", "guided", "proposals"}
+
+
+def test_a_model_of_detectron2_has_its_own_anchors(plain_detector, dataset, picture) -> None:
+    predictor = load_predictor(plain_detector, [], [dataset])
+    prediction = predictor(picture)
+    assert prediction.guided is None
+    # Padded to 96x160; five levels from stride 4, with five sizes of three ratios each.
+    cells = sum(-(-96 // s) * -(-160 // s) for s in (4, 8, 16, 32, 64))
+    assert prediction.anchors.shape == (5 * 3 * cells, 4)
+    assert "guided" not in predictor.available
+
+
+def test_weights_of_the_command_line_come_before_those_of_the_run(detector, tmp_path) -> None:
+    def weights(*overrides: str) -> str:
+        overrides = ("OUTPUT_DIR", str(tmp_path), *overrides)
+        return find_weights(load_config(detector, overrides), overrides)
+
+    assert weights().endswith("detector.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    assert weights() == str(tmp_path / "model_final.pth")
+    assert weights("MODEL.WEIGHTS", "other.pth") == "other.pth"
+    (tmp_path / "last_checkpoint").unlink()
+    with pytest.raises(ConfigError, match="holds no checkpoint"):
+        weights("MODEL.WEIGHTS", "")
+
+
+def test_loaded_proposals_are_refused(detector) -> None:
+    with pytest.raises(ConfigError, match="LOAD_PROPOSALS must be False"):
+        load_predictor(detector, ["MODEL.LOAD_PROPOSALS", "True"])
+
+
+def test_without_cuda_it_runs_on_the_cpu_and_says_so(detector, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert load_predictor(detector, ["MODEL.DEVICE", "cuda"]).cfg.MODEL.DEVICE == "cpu"
+    assert "No CUDA device" in caplog.text

@@ -1,0 +1,214 @@
+"""tools/demo.py, visualize_results.py and plot.py as a user calls them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def pictures(dataset, tmp_path) -> Path:
+    """A folder of two pictures and one file that is none."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for path in sorted(Path(dataset.rpartition(":")[2]).glob("*.png")):
+        shutil.copy(path, folder)
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "notes.txt").write_text("nor is this")
+    return folder
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def demo(tool, detector, dataset):
+    def run(*arguments: object, config: str = detector) -> None:
+        tool("demo").main(
+            ["--config-file", config, "--dataset", dataset, *(str(x) for x in arguments)]
+        )
+
+    return run
+
+
+def test_demo_skips_what_is_no_picture_and_says_so(demo, pictures, tmp_path, capsys) -> None:
+    results = tmp_path / "results.json"
+    demo(
+        *("--input", pictures, tmp_path / "absent.jpg", "--output", tmp_path / "out"),
+        *("--json", results, "--confidence-threshold", 0.1, "--show", "all", "--max-boxes", 5),
+    )
+    assert files_in(tmp_path / "out") == ["picture0.png", "picture1.png"]
+    output, errors = capsys.readouterr()
+    assert f"skipped {pictures / 'broken.jpg'}: it cannot be read as a picture" in errors
+    assert f"skipped {tmp_path / 'absent.jpg'}: there is no such file" in errors
+    assert "notes.txt" not in errors
+    assert f"2 of 4 pictures are in {tmp_path / 'out'}" in output
+    first, second = json.loads(results.read_text())
+    assert (first["file"], first["height"], first["width"]) == (
+        str(pictures / "picture0.png"),
+        60,
+        90,
+    )
+    assert second["height"] == 80
+    assert all(
+        x["score"] >= 0.1 and x["class"] == f"kind{x['class_id']}" for x in first["detections"]
+    )
+    assert len(first["detections"]) > 0
+    assert len(first["proposals"]) == 5
+    assert [set(x) for x in first["anchors"]] == [{"box", "probability", "stride"}] * 5
+    boxes = np.array([x["box"] for x in first["detections"]])
+    assert boxes.min() >= 0
+    assert boxes[:, 2].max() <= 90
+    assert boxes[:, 3].max() <= 60
+
+
+def test_demo_fails_if_nothing_can_be_read(demo, pictures, tmp_path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo("--input", pictures / "broken.jpg", "--output", tmp_path / "out")
+    assert stop.value.code == "demo.py: error: none of the files could be read"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(SystemExit, match="no pictures in"):
+        demo("--input", empty, "--output", tmp_path / "out")
+
+
+@pytest.mark.parametrize("show", ["detections", "proposals", "anchors", "location", "shape"])
+def test_demo_shows_each_kind(demo, pictures, tmp_path, show) -> None:
+    target = tmp_path / f"{show}.png"
+    demo("--input", f"{pictures}/*0.png", "--output", target, "--show", show)
+    assert min(cv2.imread(str(target)).shape[:2]) > 400  # 60x90 enlarged, to be legible
+
+
+def test_demo_names_what_a_model_does_not_make(demo, pictures, plain_detector, proposer) -> None:
+    with pytest.raises(SystemExit, match=r"--show shape: .* makes no guided anchors"):
+        demo("--input", pictures, "--show", "shape", config=plain_detector)
+    with pytest.raises(SystemExit, match=r"--show detections: .* makes no detections"):
+        demo("--input", pictures, "--show", "detections", config=proposer)
+
+
+def test_demo_shows_proposals_where_there_are_no_detections(
+    demo, pictures, tmp_path, proposer
+) -> None:
+    results = tmp_path / "results.json"
+    demo(
+        *("--input", pictures / "picture0.png", "--output", tmp_path, "--json", results),
+        config=proposer,
+    )
+    (result,) = json.loads(results.read_text())
+    assert len(result["proposals"]) > 10
+    assert "detections" not in result
+
+
+def test_demo_overwrites_no_input(demo, pictures) -> None:
+    before = (pictures / "picture0.png").read_bytes()
+    with pytest.raises(SystemExit, match="would overwrite"):
+        demo("--input", pictures / "picture0.png", "--output", pictures)
+    assert (pictures / "picture0.png").read_bytes() == before
+
+
+def test_demo_keeps_pictures_of_the_same_name_apart(demo, pictures, tmp_path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(pictures / "picture0.png", other)
+    out = tmp_path / "out"
+    demo("--input", pictures / "picture0.png", other / "picture0.png", "--output", out)
+    assert files_in(out) == ["picture0.png", "picture0_2.png"]
+
+
+def test_demo_on_a_video(demo, pictures, tmp_path) -> None:
+    source = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(source), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 48))
+    assert writer.isOpened()
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 80 * i, np.uint8))
+    writer.release()
+    results = tmp_path / "results.json"
+    demo("--video-input", source, "--output", tmp_path / "out", "--json", results)
+    video = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
+    shapes = []
+    while (frame := video.read())[0]:
+        shapes.append(frame[1].shape)
+    assert shapes == [(480, 640, 3)] * 3
+    assert [x["frame"] for x in json.loads(results.read_text())] == [0, 1, 2]
+    for bad in (tmp_path / "absent.mp4", pictures / "notes.txt"):
+        with pytest.raises(SystemExit, match=bad.name):
+            demo("--video-input", bad, "--output", tmp_path / "out")
+
+
+def test_demo_says_what_to_do_without_a_window(demo, pictures, monkeypatch) -> None:
+    def fail(*_args):
+        raise cv2.error("The function is not implemented")
+
+    monkeypatch.setattr(cv2, "namedWindow", fail, raising=False)
+    with pytest.raises(SystemExit, match="write to a folder with --output"):
+        demo("--input", pictures / "picture0.png")
+
+
+def test_visualize_results(tool, detector, dataset, tmp_path, capsys) -> None:
+    arguments = ["--config-file", detector, "--dataset", dataset, "--output", str(tmp_path)]
+    tool("visualize_results").main(arguments)
+    assert files_in(tmp_path) == ["overview.png", "picture0.png", "picture1.png"]
+    for name in files_in(tmp_path):
+        assert min(cv2.imread(str(tmp_path / name)).shape[:2]) > 600
+    output = capsys.readouterr().out
+    assert str(tmp_path / "overview.png") in output
+    assert "detector.pth" in output
+
+
+def test_visualize_results_of_proposals(tool, proposer, dataset, tmp_path) -> None:
+    arguments = ["--config-file", proposer, "--dataset", dataset, "--num-images", "1"]
+    tool("visualize_results").main([*arguments, "OUTPUT_DIR", str(tmp_path)])
+    assert files_in(tmp_path / "visualization") == ["overview.png", "picture0.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATASETS.TEST", "('absent',)"], "no data set 'absent'"),
+        (["MODEL.WEIGHTS", "absent.pth"], "absent.pth: there is no such file"),
+        (["MODEL.WEIGHT", "absent.pth"], "did you mean MODEL.WEIGHTS"),
+    ],
+)
+def test_visualize_results_names_what_is_wrong(
+    tool, detector, dataset, arguments, message, tmp_path
+) -> None:
+    with pytest.raises(SystemExit, match=message):
+        tool("visualize_results").main(
+            ["--config-file", detector, "--dataset", dataset, "--output", str(tmp_path), *arguments]
+        )
+
+
+def test_plot_shapes_and_anchors(tool, detector, plain_detector, dataset, tmp_path) -> None:
+    model = ["--config-file", detector, "--dataset", dataset]
+    tool("plot").main(["shapes", *model, "--output", str(tmp_path / "shapes.png")])
+    assert cv2.imread(str(tmp_path / "shapes.png")).shape == (640, 1200, 3)
+    folder = tmp_path / "anchors"
+    tool("plot").main(
+        ["anchors", *model, "--baseline-config-file", plain_detector, "--output", str(folder)]
+    )
+    assert files_in(folder) == ["picture0.png", "picture1.png"]
+    with pytest.raises(SystemExit, match="makes no guided anchors"):
+        tool("plot").main(["shapes", "--config-file", plain_detector, "--dataset", dataset])
+
+
+def test_plot_training_and_recall(tool, tmp_path, capsys) -> None:
+    metrics = tmp_path / "metrics.json"
+    row = {"iteration": 9, "total_loss": 1.0, "proposal_recall/AR@10": 5.0}
+    metrics.write_text(json.dumps(row) + "\n")
+    for command in (["training", str(tmp_path)], ["recall", f"a={metrics}", f"b={tmp_path}"]):
+        target = tmp_path / f"{command[0]}.png"
+        tool("plot").main([*command, "--output", str(target)])
+        assert cv2.imread(str(target)).shape[0] > 300
+        assert f"the result is in {target}" in capsys.readouterr().out
+    for arguments, message in (
+        (["recall", str(metrics)], "should read NAME=PATH"),
+        (["recall", "a=b.pkl"], "needs --test NAME"),
+        (["recall", "a=b.pkl", "--test", "absent"], "no data set 'absent'"),
+        (["training", str(tmp_path / "absent")], "No such file"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            tool("plot").main(arguments)
