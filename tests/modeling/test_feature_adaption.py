@@ -84,7 +84,7 @@ def test_without_offsets_it_is_a_convolution():
     offset_scale=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
     chunk=st.sampled_from([3, 8192]),
 )
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_adaption(dtype, size, groups, group_channels, out_channels, share, offset_scale, chunk):
     """Everywhere and at some cells: values and gradients."""
     N, H, W = size
@@ -260,7 +260,7 @@ def test_bfloat16_features():
     channels=st.integers(1, 4),
     share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
 )
-@settings(max_examples=40)
+@settings(max_examples=30)
 def test_convolution_at_cells(size, channels, share):
     N, H, W = size
     chosen = torch.rand(N, H, W) < share

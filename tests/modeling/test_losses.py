@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 from detectron2.modeling.box_regression import Box2BoxTransform
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ga_detectron2.modeling.anchors import make_cell_grid, make_guided_anchors
@@ -104,6 +104,7 @@ boxes = st.tuples(coordinates, coordinates, lengths, lengths).map(corners)
 
 
 @given(st.lists(st.tuples(boxes, boxes), min_size=1, max_size=5), st.sampled_from([0.05, 0.2, 1.0]))
+@settings(max_examples=50)
 def test_bounded_iou_loss(pairs, beta):
     anchors, targets = torch.tensor(pairs, dtype=torch.float64).unbind(dim=1)
     ours = bounded_iou_loss(anchors, targets, beta)

@@ -177,7 +177,7 @@ def location_problems(draw):
 
 
 @given(location_problems(), st.sampled_from([2, 4, 8]), st.randoms(use_true_random=False))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_location_targets(problem, base_scale, random):
     sizes, strides, images, (center, ignore) = problem
     grid = make_cell_grid(sizes, strides, CPU)
@@ -360,6 +360,7 @@ def has_area(box):
 
 
 @given(match_problems())
+@settings(max_examples=40)
 def test_cells_inside_images(problem):
     sizes, strides, image_sizes, _ = problem
     grid = make_cell_grid(sizes, strides, CPU)
@@ -371,7 +372,7 @@ def test_cells_inside_images(problem):
 
 @pytest.mark.usefixtures("chunks")
 @given(match_problems(on_map=True), st.sampled_from(RULES), st.sampled_from([1, 2, 4, 8]))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_shape_targets_with_ties(problem, rule, base_scale):
     """Three approximate anchors of whole sides (ratios 1/4, 1, 4), so that IoUs tie exactly."""
     sizes, strides, image_sizes, images = problem
@@ -403,7 +404,7 @@ def test_shape_targets_with_ties(problem, rule, base_scale):
     st.sampled_from([0.5, 1, 2, 4, 8]),
     st.sampled_from([(0.5, 1.0, 2.0), (0.125, 1.0), (3.0,)]),
 )
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_shape_targets_of_nine_approximate_anchors(problem, rule, base_scale, ratios):
     """Boxes of irrational sides; cells that a rounding error may decide are left out."""
     sizes, strides, image_sizes, images = problem
@@ -508,7 +509,7 @@ def test_shape_targets_on_five_levels(rule, base_scale, first_stride, seed):
 
 @pytest.mark.usefixtures("chunks")
 @given(match_problems(), st.sampled_from(RULES), st.data())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_guided_anchor_matches(problem, rule, data):
     sizes, strides, image_sizes, images = problem
     grid = make_cell_grid(sizes, strides, CPU)
@@ -619,7 +620,7 @@ def test_no_box_in_reach_makes_every_cell_inside_negative(boxes, others):
     st.sampled_from([1, 2, 3, 7, 11, 12, 13, 256, 10**6]),
     st.sampled_from([0.0, 0.25, 0.5, 1.0]),
 )
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_sample(labels, batch_size, fraction):
     sample = sample_cells(torch.tensor(labels), batch_size, fraction)
     assert sample.cells.shape == sample.positive.shape == sample.negative.shape
