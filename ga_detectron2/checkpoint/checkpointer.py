@@ -75,7 +75,7 @@ class GACheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         model_state = self.model.state_dict()
-        names = [name.removeprefix("module.") for name in checkpoint["model"]]
+        names = [str(name).removeprefix("module.") for name in checkpoint["model"]]
         by_heuristics = bool(checkpoint.get("matching_heuristics", False))
         if not by_heuristics and not any(name in model_state for name in names):
             weights = convert_weights(checkpoint["model"])

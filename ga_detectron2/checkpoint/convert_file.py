@@ -12,7 +12,14 @@ from .files import read_checkpoint_file
 
 __all__ = ["convert_file"]
 
-_DETECTRON2 = ("backbone.bottom_up.", "proposal_generator.", "roi_heads.", "head.", "stem.", "res")
+_DETECTRON2 = (
+    "backbone.bottom_up.",
+    "proposal_generator.",
+    "roi_heads.",
+    "head.",
+    "stem.",
+    "res2.",
+)
 
 
 def convert_file(
@@ -53,7 +60,7 @@ def convert_file(
 
 
 def _is_detectron2(content: Mapping[str, Any]) -> bool:
-    names = [name.removeprefix("module.") for name in content["model"]]
+    names = [str(name).removeprefix("module.") for name in content["model"]]
     return "__author__" in content or any(name.startswith(_DETECTRON2) for name in names)
 
 

@@ -277,9 +277,11 @@ def _get_tensors(content: Any) -> dict[str, torch.Tensor]:
     for name, value in content.items():
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        if not isinstance(name, str):
+            raise CheckpointError(f"expected a dictionary of tensors by names, but has {name!r}")
+        if not isinstance(value, torch.Tensor):
             raise CheckpointError(
-                f"expected a dictionary of tensors, but {name!r} is of type {type(value).__name__}"
+                f"expected a dictionary of tensors, but '{name}' is of type {type(value).__name__}"
             )
         result[name] = value
     return result

@@ -134,7 +134,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
             raise CheckpointError(
-                f"asks for '{module}.{name}', which no file of weights needs; it was not executed"
+                f"asks for '{module}.{name}', which arrays do not need; it was not executed"
             )
         return _KNOWN[module, name]
 

@@ -57,7 +57,11 @@ The R-50 and R-101 configurations begin training with detectron2's own
 | --- | --- |
 {backbones}
 
-torchvision's files (`resnext101_64x4d` and others) can be named in `MODEL.WEIGHTS` as well.
+torchvision's files can be named in `MODEL.WEIGHTS` as well, such as that of its
+`resnext101_64x4d` for the X-101-64x4d configurations. They are of `pytorch` style: a ResNet-50 from
+there also needs the values of `MODEL.PIXEL_MEAN`, `MODEL.PIXEL_STD`, `INPUT.FORMAT` and
+`MODEL.RESNETS.STRIDE_IN_1X1` that the X-101 configurations have, and no file can tell if they are
+wrong.
 
 ## Where the files go
 

@@ -202,6 +202,7 @@ def without(tensors, name):
             r"no tensor 'neck.lateral_convs.0.conv.weight' for .* \(and 280 more do not fit\)$",
         ),
         (lambda t: {"unknown": torch.zeros(1)}, "tensor 'unknown' is not of"),
+        (lambda t: {1: torch.zeros(1)}, "by names, but has 1$"),
         (lambda t: {"fc.weight": torch.zeros(1)}, "holds no tensor that a model needs"),
     ],
 )

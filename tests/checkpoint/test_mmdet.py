@@ -187,7 +187,7 @@ def test_what_is_refused(names, message):
         ([1, 2], "not list"),
         ({"conv1.weight": 3}, "'conv1.weight' is of type int"),
         ({"state_dict": {"conv1.weight": torch.zeros(1), "epoch": 3}}, "'epoch' is of type int"),
-        ({7: torch.zeros(1)}, "7 is of type"),
+        ({7: torch.zeros(1)}, "by names, but has 7"),
     ],
 )
 def test_what_is_no_dictionary_of_tensors_is_refused(content, message):
