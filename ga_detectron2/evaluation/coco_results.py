@@ -1,0 +1,158 @@
+"""Checking a file of detections before it goes to COCO's evaluation server."""
+
+import contextlib
+import io
+import json
+import math
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pycocotools.coco import COCO
+
+__all__ = ["ResultsError", "ResultsSummary", "check_results", "zip_results"]
+
+MAX_DETECTIONS = 100
+"""Detections an image that the server looks at."""
+
+
+class ResultsError(ValueError):
+    """A file of detections cannot be handed in. The message is one line and says where and why."""
+
+
+class ResultsSummary(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        detections: their number.
+        images: number of images with detections.
+        images_without: number of images of the data set without any.
+        most_per_image: the largest number of detections in an image.
+    """
+
+    detections: int
+    images: int
+    images_without: int
+    most_per_image: int
+
+
+def check_results(results_file: str, annotations_file: str) -> ResultsSummary:
+    """Check detections in COCO's format, by the rules of its server and by pycocotools.
+
+    Args:
+        results_file: JSON, a list of detections with ``image_id``, ``category_id``, ``bbox``
+            (x, y, width, height in pixels) and ``score``.
+        annotations_file: COCO JSON with the ``images`` and ``categories``; that of test-dev,
+            ``image_info_test-dev2017.json``, has no annotations.
+
+    Raises:
+        ResultsError: in one line, with the first detection that is wrong.
+        OSError: a file cannot be read.
+    """
+    images, categories = _read_ids(annotations_file)
+    results = _read_json(results_file)
+    if not isinstance(results, list):
+        raise ResultsError(f"{results_file}: holds no list of detections")
+    if not results:
+        raise ResultsError(f"{results_file}: there are no detections in it")
+    per_image: Counter[int] = Counter()
+    for i, result in enumerate(results):
+        problem = _find_problem(result, images, categories)
+        if problem:
+            raise ResultsError(f"{results_file}: detection {i} (of the list) {problem}")
+        per_image[result["image_id"]] += 1
+    image, most = per_image.most_common(1)[0]
+    if most > MAX_DETECTIONS:
+        raise ResultsError(
+            f"{results_file}: image {image} has {most} detections, but the server looks at "
+            f"{MAX_DETECTIONS} an image: set TEST.DETECTIONS_PER_IMAGE to {MAX_DETECTIONS}"
+        )
+    _load_by_pycocotools(results_file, annotations_file, len(results))
+    return ResultsSummary(len(results), len(per_image), len(images) - len(per_image), most)
+
+
+def zip_results(results_file: str, zip_file: str) -> None:
+    """Put a file of detections into a zip, under the zip's own name, as the server wants it.
+
+    Args:
+        results_file: checked by :func:`check_results`.
+        zip_file: such as ``detections_test-dev2017_NAME_results.zip``.
+
+    Raises:
+        ResultsError: the name of the zip is another kind.
+    """
+    path = Path(zip_file)
+    name = path.name
+    if not (name.startswith("detections_test-dev2017_") and name.endswith("_results.zip")):
+        raise ResultsError(
+            f"{zip_file}: the server asks for the name detections_test-dev2017_NAME_results.zip"
+        )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(results_file, path.with_suffix(".json").name)
+
+
+def _read_json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except ValueError as error:
+        raise ResultsError(f"{path}: not a JSON file ({error})") from error
+
+
+def _read_ids(annotations_file: str) -> tuple[set[int], set[int]]:
+    contents = _read_json(annotations_file)
+    try:
+        return ({x["id"] for x in contents["images"]}, {x["id"] for x in contents["categories"]})
+    except (KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{annotations_file}: not a COCO JSON with the lists images and categories"
+        ) from error
+
+
+def _find_problem(result: Any, images: set[int], categories: set[int]) -> str | None:
+    """What is wrong with a detection, as the rest of a sentence."""
+    if not isinstance(result, dict):
+        return "is not an object"
+    for key in ("image_id", "category_id", "bbox", "score"):
+        if key not in result:
+            return f"has no '{key}'"
+    if not _is_id(result["image_id"], images):
+        return f"has the image_id {result['image_id']!r}, which the data set does not have"
+    if not _is_id(result["category_id"], categories):
+        return (
+            f"has the category_id {result['category_id']!r}, which the data set does not have "
+            "(ids are those of the JSON, not counted from 0)"
+        )
+    box = result["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f"has the bbox {box!r}, not four finite numbers x, y, width, height"
+    if box[2] <= 0 or box[3] <= 0:
+        return f"has the bbox {box!r}: its width and height must be above 0"
+    if not _is_number(result["score"]):
+        return f"has the score {result['score']!r}, not a finite number"
+    return None
+
+
+def _is_id(value: Any, known: set[int]) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in known
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _load_by_pycocotools(results_file: str, annotations_file: str, number: int) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(annotations_file)
+        # loadRes copies these from the data set, but image_info files may lack one of them.
+        coco.dataset.setdefault("info", {})
+        coco.dataset.setdefault("licenses", [])
+        try:
+            loaded = coco.loadRes(results_file)
+        except (AssertionError, KeyError, ValueError) as error:
+            raise ResultsError(f"{results_file}: pycocotools refuses it ({error})") from error
+    if len(loaded.getAnnIds()) != number:
+        raise ResultsError(
+            f"{results_file}: pycocotools finds {len(loaded.getAnnIds())} of {number} detections"
+        )
