@@ -1,0 +1,133 @@
+"""Files of stored proposals: detectron2's format, and what MMDetection writes."""
+
+import os
+import pickle
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from ga_detectron2.checkpoint.errors import CheckpointError
+from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
+
+__all__ = [
+    "ProposalFileError",
+    "Proposals",
+    "read_mmdet_proposals",
+    "read_proposals",
+    "write_atomically",
+    "write_proposals",
+]
+
+
+class ProposalFileError(ValueError):
+    """A file of proposals cannot be used. The message is one line and names the file."""
+
+
+class Proposals(NamedTuple):
+    """The proposals of some images; the three lists are equally long.
+
+    Attributes:
+        ids: of the images, as in the data set's records.
+        boxes: (n, 4) float32 each, x1, y1, x2, y2 in pixels of the original image.
+        objectness_logits: (n,) float32 each; higher is better.
+    """
+
+    ids: list[int | str]
+    boxes: list[np.ndarray]
+    objectness_logits: list[np.ndarray]
+
+
+def write_proposals(path: str, proposals: Proposals) -> None:
+    """Write a file for ``DATASETS.PROPOSAL_FILES_*``. It appears when it is complete.
+
+    Raises:
+        OSError: it cannot be written. Whatever was at ``path`` is still there then.
+    """
+    content = {**proposals._asdict(), "bbox_mode": BoxMode.XYXY_ABS.value}
+    write_atomically(path, pickle.dumps(content, protocol=4))
+
+
+def read_proposals(path: str) -> Proposals:
+    """Read what :func:`write_proposals` has written, executing nothing in it.
+
+    Raises:
+        ProposalFileError: the file is damaged or holds something else.
+    """
+    content = _load(path)
+    names = Proposals._fields
+    if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in names):
+        raise ProposalFileError(f"{path}: not a file of proposals, with the lists {names}")
+    proposals = Proposals(*(content[k] for k in names))
+    if len({len(values) for values in proposals}) > 1:
+        raise ProposalFileError(f"{path}: the lists {names} must be equally long")
+    return proposals
+
+
+def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:
+    """Read a proposal pickle of MMDetection 1 or 2, executing nothing in it.
+
+    It holds a list with one array (n, 5) for each image: x1, y1, x2, y2 in pixels of the original
+    image, and a score from 0 to 1. The images have no names in it: they come in the order in which
+    the JSON lists them, as in MMDetection's data sets for testing. (detectron2 sorts them by id.)
+
+    Args:
+        path: of the file.
+        image_ids: of all images of the data set, in the order of its JSON.
+
+    Raises:
+        ProposalFileError: the file is damaged, asks for something to be executed, holds something
+            else, or another number of images.
+    """
+    content = _load(path)
+    if not isinstance(content, list):
+        raise ProposalFileError(
+            f"{path}: holds a {type(content).__name__}, not a list with an array (n, 5) an image, "
+            "as MMDetection's tools/test.py --out writes for a model of proposals"
+        )
+    if len(content) != len(image_ids):
+        raise ProposalFileError(
+            f"{path}: holds {len(content)} images, but the data set has {len(image_ids)}: "
+            "proposals are told apart by their order alone, so all images must be there, also "
+            "those without objects (MMDetection's test_mode)"
+        )
+    boxes, logits = [], []
+    for i, rows in enumerate(content):
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 5:
+            what = f"the shape {rows.shape}" if isinstance(rows, np.ndarray) else "no array"
+            raise ProposalFileError(f"{path}: image {i} (of the list) has {what}, not (n, 5)")
+        scores = rows[:, 4].astype(np.float64)
+        if not np.isfinite(rows).all() or not ((scores >= 0) & (scores <= 1)).all():
+            raise ProposalFileError(
+                f"{path}: image {i} (of the list) has a score that is not from 0 to 1, or a number "
+                "that is not finite"
+            )
+        boxes.append(rows[:, :4].astype(np.float32))
+        tiny = np.finfo(np.float32).tiny
+        logits.append(
+            (np.log(scores.clip(min=tiny)) - np.log((1 - scores).clip(min=tiny))).astype(np.float32)
+        )
+    return Proposals(list(image_ids), boxes, logits)
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Write a file that appears under its name when it is complete."""
+    unfinished = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+
+
+def _load(path: str) -> Any:
+    try:
+        with open(path, "rb") as file:
+            return load_numpy_pickle(file)
+    except CheckpointError as error:
+        raise ProposalFileError(f"{path}: {error}") from error

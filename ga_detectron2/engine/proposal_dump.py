@@ -1,0 +1,210 @@
+"""Storing a model's proposals for a whole data set, in pieces that a later run need not redo."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
+from detectron2.utils.file_io import PathManager
+from torch import nn
+from torch.utils.data import SequentialSampler
+
+from ga_detectron2.data.proposal_files import (
+    Proposals,
+    read_proposals,
+    write_atomically,
+    write_proposals,
+)
+
+from .errors import ConfigError
+
+__all__ = ["ProposalDump", "as_proposal_network"]
+
+logger = logging.getLogger(__name__)
+
+
+class ProposalDump:
+    """A file of proposals that is written shard by shard.
+
+    A shard is a file with the proposals of some consecutive images, in the folder
+    ``OUTPUT.shards``; it appears when it is complete, and is not made again. ``OUTPUT.json`` says
+    what the shards are made of, so that a run with other weights, images or settings does not add
+    to them. Processes share nothing but these files.
+    """
+
+    def __init__(
+        self, output: str, cfg: CfgNode, records: Sequence[dict[str, Any]], shard_size: int
+    ):
+        """
+        Args:
+            output: path of the file of all proposals.
+            cfg: of the model.
+            records: of the data set, in detectron2's format.
+            shard_size: number of images in a shard.
+        """
+        self._output = output
+        self._folder = f"{output}.shards"
+        self._cfg = cfg
+        self._records = records
+        self._shard_size = shard_size
+
+    @property
+    def num_shards(self) -> int:
+        return -(-len(self._records) // self._shard_size)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file of all proposals is there."""
+        return os.path.isfile(self._output)
+
+    def missing_shards(self) -> list[int]:
+        """Numbers of the shards that are not there yet."""
+        return [i for i in range(self.num_shards) if not os.path.isfile(self._shard_path(i))]
+
+    def prepare(self) -> None:
+        """Make the folder, or find that it is of a run with the same settings.
+
+        Raises:
+            ConfigError: what is there was made otherwise.
+            OSError: the folder cannot be written.
+        """
+        settings = self._settings()
+        settings_path = f"{self._output}.json"
+        if os.path.isfile(settings_path):
+            with open(settings_path, encoding="utf-8") as file:
+                found = json.load(file)
+            differing = [key for key in settings if found.get(key) != settings[key]]
+            if differing:
+                raise ConfigError(
+                    f"{self._output}: what is there was made with another {differing[0]} (see "
+                    f"{settings_path}); choose another --output, or delete that file, "
+                    f"{self._folder} and {self._output} to start anew"
+                )
+        elif self.is_complete:
+            raise ConfigError(
+                f"{self._output} is there already, and not from this tool: choose another --output"
+            )
+        else:
+            os.makedirs(os.path.dirname(os.path.abspath(self._output)), exist_ok=True)
+            write_atomically(settings_path, json.dumps(settings, indent=1).encode())
+        if not self.is_complete:
+            os.makedirs(self._folder, exist_ok=True)
+
+    def run(self, model: nn.Module, rank: int = 0, num_processes: int = 1) -> None:
+        """Make this process's part of the shards that are missing.
+
+        Args:
+            model: with a proposal generator; see :func:`as_proposal_network`.
+            rank: of this process.
+            num_processes: among which the shards are divided.
+        """
+        network = as_proposal_network(model).eval()
+        for shard in range(rank, self.num_shards, num_processes):
+            if os.path.isfile(self._shard_path(shard)):
+                continue
+            start = time.perf_counter()
+            records = self._records[shard * self._shard_size :][: self._shard_size]
+            proposals = self._propose(network, records)
+            write_proposals(self._shard_path(shard), proposals)
+            number = sum(map(len, proposals.boxes))
+            logger.info(
+                f"Shard {shard + 1} of {self.num_shards}: {number} proposals of {len(records)} "
+                f"images in {time.perf_counter() - start:.1f} s"
+            )
+
+    def merge(self) -> int:
+        """Put all shards together into one file, and delete them.
+
+        Returns:
+            the number of proposals.
+
+        Raises:
+            ProposalFileError: a shard is damaged.
+            OSError: the file cannot be written, or a shard is missing.
+        """
+        merged = Proposals([], [], [])
+        for shard in range(self.num_shards):
+            found = read_proposals(self._shard_path(shard))
+            merged.ids.extend(found.ids)
+            merged.boxes.extend(found.boxes)
+            merged.objectness_logits.extend(found.objectness_logits)
+        write_proposals(self._output, merged)
+        shutil.rmtree(self._folder)
+        return sum(map(len, merged.boxes))
+
+    def _shard_path(self, shard: int) -> str:
+        return os.path.join(self._folder, f"{shard:05d}.pkl")
+
+    @torch.no_grad()
+    def _propose(self, network: nn.Module, records: Sequence[dict[str, Any]]) -> Proposals:
+        loader = build_detection_test_loader(
+            list(records),
+            mapper=DatasetMapper(self._cfg, False),
+            # detectron2's own sampler would divide the images among the processes once more.
+            sampler=SequentialSampler(records),
+            num_workers=self._cfg.DATALOADER.NUM_WORKERS,
+        )
+        found = Proposals([], [], [])
+        for inputs in loader:
+            for image, output in zip(inputs, network(inputs), strict=True):
+                proposals = output["proposals"].to("cpu")
+                found.ids.append(image["image_id"])
+                found.boxes.append(proposals.proposal_boxes.tensor.float().numpy())
+                found.objectness_logits.append(proposals.objectness_logits.float().numpy())
+        return found
+
+    def _settings(self) -> dict[str, str | int]:
+        """What the proposals depend on, by names for people."""
+        model = self._cfg.MODEL.clone()
+        model.defrost()
+        model.DEVICE = model.WEIGHTS = ""
+        test = {key: value for key, value in self._cfg.INPUT.items() if "TRAIN" not in key}
+        weights = hashlib.sha256()
+        with open(PathManager.get_local_path(self._cfg.MODEL.WEIGHTS), "rb") as file:
+            while chunk := file.read(1 << 20):
+                weights.update(chunk)
+        images = [[str(r["image_id"]), r["height"], r["width"]] for r in self._records]
+        return {
+            "configuration of the model": _digest(model.dump()),
+            "configuration of the input": _digest(json.dumps(test, sort_keys=True, default=str)),
+            "file of weights": weights.hexdigest(),
+            "set of images": _digest(json.dumps(images)),
+            "shard size": self._shard_size,
+        }
+
+
+def as_proposal_network(model: nn.Module) -> nn.Module:
+    """The part of a model that makes proposals, as detectron2's ``ProposalNetwork``.
+
+    Args:
+        model: a ``ProposalNetwork``, which is returned as it is, or a ``GeneralizedRCNN``, with
+            which the network shares its modules.
+
+    Raises:
+        ConfigError: the model makes no proposals.
+    """
+    if isinstance(model, ProposalNetwork):
+        return model
+    if not isinstance(model, GeneralizedRCNN) or model.proposal_generator is None:
+        raise ConfigError(
+            f"{type(model).__name__} makes no proposals here: name the configuration of a model "
+            "with a proposal generator, such as configs/ga_rpn_R_50.yaml"
+        )
+    return ProposalNetwork(
+        backbone=model.backbone,
+        proposal_generator=model.proposal_generator,
+        pixel_mean=model.pixel_mean.flatten().tolist(),
+        pixel_std=model.pixel_std.flatten().tolist(),
+    ).to(model.device)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
