@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     parser.add_argument("--output", type=Path, default=Path("output/compare_proposals"))
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="keys and values for every config")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="keys and values for every config"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 

@@ -13,7 +13,7 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -121,7 +121,9 @@ def build_retinanet(
         module.build_backbone = build
 
 
-def set_share(model: nn.Module, head: nn.Module, forward: Callable[[], object], share: float) -> None:
+def set_share(
+    model: nn.Module, head: nn.Module, forward: Callable[[], object], share: float
+) -> None:
     """Shift the location bias so that this share of the cells passes the filter."""
     with torch.no_grad(), ga_detectron2.record_guided_anchors(model) as records:
         forward()
@@ -130,9 +132,7 @@ def set_share(model: nn.Module, head: nn.Module, forward: Callable[[], object], 
         head.anchor_loc.bias += threshold - logits.float().quantile(1 - share).cpu()
 
 
-def make_step(
-    kind: str, mode: str, guided: bool, args: argparse.Namespace
-) -> Callable[[], None]:
+def make_step(kind: str, mode: str, guided: bool, args: argparse.Namespace) -> Callable[[], None]:
     """A call that runs one side of one line once."""
     torch.manual_seed(0)
     size, device = tuple(args.size), args.device
@@ -218,14 +218,22 @@ def _peak(kind: str, mode: str, guided: bool, args: argparse.Namespace, queue: o
     torch.set_num_threads(args.threads)
     step = make_step(kind, mode, guided, args)
     if args.device == "cpu":
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Linux: sets the mark of the highest resident size back to the present one.
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _resident_peak()
         step()
-        queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        queue.put(_resident_peak() - before)
         return
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     step()
     queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
+
+
+def _resident_peak() -> float:
+    """Highest resident size of this process since the mark was set, in MiB."""
+    status = Path("/proc/self/status").read_text()
+    return float(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def peak_memory(kind: str, mode: str, guided: bool, args: argparse.Namespace) -> float:
@@ -273,9 +281,7 @@ def main() -> None:
         a, b = statistics.median(theirs), statistics.median(ours)
         share = f"{memory[1] / memory[0]:.2f}" if memory else ""
         print(f"| {name} | {a:.3f} | {b:.3f} | {b / a:.2f} | {share} |", flush=True)
-        results.append(
-            {"name": name, "detectron2_s": theirs, "ours_s": ours, "memory_mib": memory}
-        )
+        results.append({"name": name, "detectron2_s": theirs, "ours_s": ours, "memory_mib": memory})
     if args.output:
         args.output.write_text(json.dumps(results, indent=1))
 

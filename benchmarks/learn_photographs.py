@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--short-side", type=int, default=192, help="of the images, in pixels")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, a thread each")
     parser.add_argument("--output", type=Path, default=Path("output/learn_photographs"))
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="keys and values for every config")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="keys and values for every config"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
 

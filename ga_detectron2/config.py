@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 
 
 def add_ga_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.GUIDED_ANCHOR`` and the keys of this package's trainer to ``cfg``.
+    """Add ``MODEL.GUIDED_ANCHOR`` and ``TEST.PROPOSAL_RECALL_LIMITS`` to ``cfg``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
     sets the ones that differ in GA-RetinaNet. Whatever detectron2 already has a key for
@@ -47,3 +47,7 @@ def add_ga_config(cfg: CfgNode) -> None:
 
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
     _C.DEFORM_GROUPS = 4
+
+    # -- Evaluation ------------------------------------------------------------------------------
+    # Numbers of proposals an image at which the average recall of proposals is reported.
+    cfg.TEST.PROPOSAL_RECALL_LIMITS = [100, 300, 1000]

@@ -1,6 +1,5 @@
-"""Training: detectron2's trainer with whole-model clipping, and its configuration."""
+"""Training: detectron2's trainer with whole-model clipping, and how a run is set up."""
 
-from .config import add_trainer_config
 from .errors import ConfigError
 from .optimizer import build_optimizer, clip_full_model
 from .run_config import check_run, load_config, use_available_device
@@ -9,7 +8,6 @@ from .trainer import GATrainer
 __all__ = [
     "ConfigError",
     "GATrainer",
-    "add_trainer_config",
     "build_optimizer",
     "check_run",
     "clip_full_model",

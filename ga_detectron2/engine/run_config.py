@@ -10,9 +10,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
+from ga_detectron2.config import add_ga_config
 from ga_detectron2.data import check_num_classes, register_datasets
 
-from .config import add_trainer_config
 from .errors import ConfigError
 from .optimizer import FULL_MODEL
 
@@ -32,13 +32,8 @@ def load_config(
     Raises:
         ConfigError: any of these is wrong.
     """
-    # Here and not above: ga_detectron2.config itself asks this folder for the trainer's keys.
-    from ga_detectron2.config import add_ga_config
-
     cfg = get_cfg()
     add_ga_config(cfg)
-    if "PROPOSAL_RECALL_LIMITS" not in cfg.TEST:
-        add_trainer_config(cfg)
     if not config_file:
         raise ConfigError("--config-file is missing; name one, such as configs/ga_faster_R_50.yaml")
     try:
