@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained guided-anchoring detector: makes .venv where it is missing, trains
-# a small GA-Faster R-CNN on the embedded drawn data on a CPU and scores it.
+# a small GA-Faster R-CNN on the embedded drawn data on a CPU, scores it and draws what it learned.
 # Further arguments go to tools/train_net.py: tools/quickstart.sh --resume SOLVER.MAX_ITER 2000
 set -euo pipefail
 
@@ -8,7 +8,11 @@ folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$folder/setup_env.sh"
 cd "$folder/.."
 
+config=configs/quickstart_ga_faster_R_18.yaml
 output=output/quickstart
-.venv/bin/python tools/train_net.py --config-file configs/quickstart_ga_faster_R_18.yaml \
-    "$@" OUTPUT_DIR "$output"
-echo "quickstart: trained and scored in $SECONDS s; the model, its log and its results are in $output"
+start=$SECONDS
+.venv/bin/python tools/train_net.py --config-file "$config" "$@" OUTPUT_DIR "$output"
+.venv/bin/python tools/visualize_results.py --config-file "$config" --output "$output/pictures" \
+    OUTPUT_DIR "$output"
+echo "quickstart: $((SECONDS - start)) s for training, scoring and pictures. The model, its log and" \
+    "its results are in $output, the pictures in $output/pictures (overview.png first)"
