@@ -23,6 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.visualization import (
+    MAX_OVERLAP,
     Prediction,
     anchors_of_image,
     draw_predictions,
@@ -81,9 +82,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-boxes",
         type=int,
-        default=50,
+        default=25,
         metavar="N",
-        help="draw and write at most this many proposals and anchors, the best (default: 50)",
+        help="draw and write at most this many proposals and anchors, the best (default: 25)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the results to this file")
     parser.add_argument(
@@ -175,7 +176,7 @@ class Demo:
             size = (image.shape[0], image.shape[1])
             anchors = anchors_of_image(prediction.guided, 0, prediction.input_size, size)
             cells = select_anchors(
-                anchors, self.predictor.location_threshold, self.args.max_boxes
+                anchors, self.predictor.location_threshold, self.args.max_boxes, MAX_OVERLAP
             ).cells
             result["anchors"] = [
                 {

@@ -53,7 +53,7 @@ from ga_detectron2.visualization.recall import (
     recall_of_proposals,
 )
 
-PANEL_SIDE = 480
+PANEL_SIDE = 640
 """Pixels of the longer side of a picture."""
 DATASET_HELP = "register a data set in COCO's format under NAME; may be given several times"
 
@@ -219,7 +219,9 @@ def model_tiles(
             [1 if is_guided else 0] * len(best),
             scale,
         )
-        title = f"{label}: best of {len(anchors)} for each object, mean IoU {iou.mean():.2f}"
+        title = (
+            f"{label}: best of {len(anchors)} for each object (dashed), mean IoU {iou.mean():.2f}"
+        )
         tiles.append(Tile("anchors", title, drawn))
     if prediction.proposals is not None:
         count = min(2 * max(5, len(truth)), len(prediction.proposals))

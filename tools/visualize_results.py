@@ -67,9 +67,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-anchors",
         type=int,
-        default=50,
+        default=25,
         metavar="N",
-        help="draw this many guided anchors, the likeliest ones (default: 50)",
+        help="draw at most this many guided anchors, the likeliest ones (default: 25)",
     )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
     args = parser.parse_args(argv)

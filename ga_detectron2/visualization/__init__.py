@@ -5,6 +5,7 @@ Images go in and come out as (H, W, 3) uint8 RGB arrays. What a model made of a 
 """
 
 from .anchors import (
+    MAX_OVERLAP,
     SelectedAnchors,
     draw_anchor_matches,
     draw_boxes_by_level,
@@ -27,6 +28,7 @@ from .shape_errors import BoxShapes, best_anchors, measure_shapes
 from .style import save_image
 
 __all__ = [
+    "MAX_OVERLAP",
     "TILE_NAMES",
     "BoxShapes",
     "GuidedPredictor",

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.collections import PolyCollection
 from matplotlib.patheffects import withStroke
+from torchvision.ops import nms
 
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchors
 
@@ -21,6 +23,9 @@ __all__ = [
     "select_anchors",
 ]
 
+MAX_ANCHORS = 25
+MAX_OVERLAP = 0.6
+"""What is drawn unless asked otherwise: more anchors, or nearly equal ones, hide each other."""
 LINE_WIDTH = 1.2
 """In points."""
 
@@ -40,7 +45,10 @@ class SelectedAnchors(NamedTuple):
 
 
 def select_anchors(
-    anchors: ImageAnchors, threshold: float, max_anchors: int | None = None
+    anchors: ImageAnchors,
+    threshold: float,
+    max_anchors: int | None = None,
+    max_overlap: float = 1.0,
 ) -> SelectedAnchors:
     """Of the cells that pass the location filter, those of the highest location probability.
 
@@ -49,10 +57,14 @@ def select_anchors(
         threshold: location probability from which on a cell is kept
             (``MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH``).
         max_anchors: how many at most; without it all.
+        max_overlap: an anchor is left out if its IoU with a likelier one is higher.
     """
     kept = np.flatnonzero(anchors.probability >= threshold)
-    order = np.argsort(-anchors.probability[kept], kind="stable")[:max_anchors]
-    return SelectedAnchors(kept[order], len(kept), len(anchors.probability))
+    order = kept[np.argsort(-anchors.probability[kept], kind="stable")]
+    if max_overlap < 1 and len(order):
+        ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
+        order = order[nms(torch.from_numpy(anchors.boxes[order]), ranks, max_overlap).numpy()]
+    return SelectedAnchors(order[:max_anchors], len(kept), len(anchors.probability))
 
 
 def draw_guided_anchors(
@@ -62,23 +74,27 @@ def draw_guided_anchors(
     index: int = 0,
     *,
     threshold: float = 0.01,
-    max_anchors: int | None = 50,
+    max_anchors: int | None = MAX_ANCHORS,
+    max_overlap: float = MAX_OVERLAP,
     scale: float = 1.0,
 ) -> np.ndarray:
     """The guided anchors of the best cells that pass the location filter, with the cells' centres.
+
+    Neighbouring cells see the same object; anchors that differ little are drawn once.
 
     Args:
         image: (H, W, 3) uint8 RGB, of any size.
         guided: of the batch with this image.
         input_size: (height, width) of this image as the network saw it, before padding.
         index: of the image in the batch.
-        threshold, max_anchors: see :func:`select_anchors`, which also says how many there are.
+        threshold, max_anchors, max_overlap: see :func:`select_anchors`, which also says how many
+            there are.
         scale: enlarges the picture.
     """
     canvas = Canvas(image, scale=scale)
     size = (canvas.output.height, canvas.output.width)
     anchors = anchors_of_image(guided, index, input_size, size)
-    cells = select_anchors(anchors, threshold, max_anchors).cells
+    cells = select_anchors(anchors, threshold, max_anchors, max_overlap).cells
     if not len(cells):
         return canvas.image()  # matplotlib would mark the origin for no points at all
     _add_boxes(canvas, anchors.boxes[cells], anchors.level[cells])

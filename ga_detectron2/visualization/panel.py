@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchors
 
-from .anchors import draw_guided_anchors, select_anchors
+from .anchors import MAX_ANCHORS, MAX_OVERLAP, draw_guided_anchors, select_anchors
 from .image_anchors import ImageAnchors, anchors_of_image
 from .location import OPACITY, draw_location
 from .predictions import best_predictions, draw_ground_truth, draw_predictions
@@ -108,8 +108,8 @@ def make_tiles(
     metadata: Any = None,
     show: Sequence[str] = TILE_NAMES[1:],
     threshold: float = 0.01,
-    max_anchors: int | None = 50,
-    max_proposals: int | None = 20,
+    max_anchors: int | None = MAX_ANCHORS,
+    max_proposals: int | None = 10,
     score_thresh: float = 0.5,
     side: int = TILE_SIDE,
 ) -> list[Tile]:
@@ -126,7 +126,8 @@ def make_tiles(
         metadata: of detectron2, for the names of classes.
         show: some of ``TILE_NAMES``.
         threshold: location probability from which on cells are kept.
-        max_anchors, max_proposals: how many of them are drawn, the best ones.
+        max_anchors, max_proposals: how many of them are drawn, the best ones. Of guided anchors
+            that overlap by an IoU above ``MAX_OVERLAP`` only the likeliest is.
         score_thresh: detections of a lower score are not drawn.
         side: pixels of the longer side of a picture.
 
@@ -220,14 +221,14 @@ class _Branches:
             )
             kept = int((probability >= self.threshold).sum())
             title = (
-                f"stride {self.view.strides[level]}: to {probability.max():.2g}, "
+                f"stride {self.view.strides[level]}: max {probability.max():.2g}, "
                 f"{kept}/{probability.size} pass"
             )
             tiles.append(Tile("levels", title, drawn, small=True))
         return tiles
 
     def anchors(self, max_anchors: int | None) -> Tile:
-        selected = select_anchors(self.view, self.threshold, max_anchors)
+        selected = select_anchors(self.view, self.threshold, max_anchors, MAX_OVERLAP)
         drawn = draw_guided_anchors(
             self.image,
             *self.where,
@@ -240,9 +241,10 @@ class _Branches:
             (color_of(i), f"stride {stride} ({(levels == i).sum()})")
             for i, stride in enumerate(self.view.strides)
         )
-        best = "best " if len(selected.cells) < selected.num_kept else "all "
-        number = f"{best}{len(selected.cells)} of {selected.num_kept}"
-        title = f"Guided anchors: {number} that pass the location filter"
+        title = (
+            f"Guided anchors: {len(selected.cells)} of {selected.num_kept} that pass, likeliest "
+            f"first, IoU ≤ {MAX_OVERLAP:g}"
+        )
         return Tile("anchors", title, drawn, legend)
 
     def shape(self) -> Tile:

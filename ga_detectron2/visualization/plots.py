@@ -15,8 +15,10 @@ __all__ = ["RecallCurve", "plot_box_shapes", "plot_recall_curves", "plot_trainin
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """With the colours, so that curves can be told apart in a grey print too."""
-RUNNING_MEAN = 10
-"""Points that a training curve is smoothed over; the points themselves are drawn pale."""
+SMOOTHED_FROM = 100
+"""Points from which on a training curve is drawn pale and its running mean over it."""
+RUNNING_MEAN = 11
+"""Points that a running mean is over, half of them before and half of them after."""
 
 
 class RecallCurve(NamedTuple):
@@ -94,20 +96,25 @@ def plot_training_curves(
         raise ValueError(f"the metrics have none of {', '.join(keys) or 'the usual keys'}")
     order = list(keys) or sorted(series, key=_rank)
     order = [key for key in order if key in series]
+    # A single point, as of a score at the end, is no curve.
+    points = [key for key in order if len(series[key][0]) == 1]
+    if len(points) < len(order):
+        order = [key for key in order if key not in points]
+        title += "".join(f"\n{key} {series[key][1][0]:.3g}" for key in points)
     columns = min(3, len(order))
     rows = math.ceil(len(order) / columns)
-    figure = new_figure(60 + 400 * columns, 70 + 260 * rows)
+    figure = new_figure(60 + 400 * columns, 50 + 260 * rows + 22 * title.count("\n"))
     figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
     if title:
-        figure.suptitle(title, fontsize=14, x=0.01, ha="left", parse_math=False)
+        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
     all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes in all_axes[len(order) :]:
         axes.set_axis_off()
     last = max(x[-1] for x, _ in series.values())
     for axes, key in zip(all_axes, order, strict=False):
         x, y = (np.asarray(values, dtype=float) for values in series[key])
-        if key.count("/") or len(x) < 3 * RUNNING_MEAN or key == "lr":
-            axes.plot(x, y, color=line_color(0), marker="o" if len(x) < 30 else None, markersize=4)
+        if len(x) < SMOOTHED_FROM or key == "lr":
+            axes.plot(x, y, color=line_color(0), marker="o" if len(x) < 50 else None, markersize=4)
         else:
             axes.plot(x, y, color="0.75", linewidth=1)
             axes.plot(x, _running_mean(y), color=line_color(0), linewidth=2)
@@ -142,7 +149,7 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
     low, high = values.min() / 1.3, values.max() * 1.3
     for i, name in enumerate(("width", "height")):
         axes = figure.add_axes((0.065 + 0.495 * i, 0.19, 0.42, 0.65))
-        axes.plot([low, high], [low, high], color="black", linewidth=1, label="as it should be")
+        axes.plot([low, high], [low, high], color="black", linewidth=1, label="equal to the object")
         axes.scatter(
             shapes.truth[:, i],
             shapes.square,
@@ -194,6 +201,8 @@ def _is_of_interest(key: str) -> bool:
     if key in ("total_loss", "lr") or key.startswith("loss_"):
         return True
     name = key.rpartition("/")[2]
+    if key.startswith("box_proposals/"):  # Recall as detectron2 counts it; as COCO does follows.
+        return False
     return key.count("/") == 1 and (name in ("AP", "AP50") or name.startswith("AR@"))
 
 
@@ -207,8 +216,8 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Each value with up to RUNNING_MEAN - 1 before it."""
+    """Each value with those up to RUNNING_MEAN // 2 before and after it, so that none lags."""
     sums = np.cumsum(np.concatenate([[0.0], values]))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(0, last - RUNNING_MEAN)
+    here, half = np.arange(len(values)), RUNNING_MEAN // 2
+    first, last = np.maximum(0, here - half), np.minimum(len(values), here + half + 1)
     return np.asarray((sums[last] - sums[first]) / (last - first))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 from ga_detectron2.visualization import (
     anchors_of_image,
@@ -65,6 +65,24 @@ def test_the_likeliest_kept_cells_are_chosen(guided) -> None:
     assert selected.cells.tolist() == probability.topk(7).indices.tolist()
     assert len(select_anchors(anchors, threshold).cells) == selected.num_kept
     assert len(select_anchors(anchors, 1.1).cells) == 0
+
+
+def test_anchors_that_differ_little_are_chosen_once(guided) -> None:
+    anchors = anchors_of_image(guided, 0, (40, 56), (40, 56))
+    cells = select_anchors(anchors, 0.05, max_overlap=0.5).cells
+    boxes = [Boxes(guided.anchors[0][x]) for x in (cells, slice(None))]
+    overlap = pairwise_iou(*boxes)
+    assert (overlap[:, cells].triu(diagonal=1) <= 0.5).all()
+    # Whatever is left out passes no filter, or overlaps with a likelier one that is chosen.
+    probability = guided.loc_logits[0].sigmoid()
+    left_out = sorted(set(range(len(probability))) - set(cells.tolist()))
+    hidden = 0
+    for cell in left_out:
+        likelier = probability[cells] >= probability[cell]
+        is_hidden = (overlap[likelier, cell] > 0.5).any()
+        assert is_hidden or probability[cell] < 0.05
+        hidden += bool(is_hidden)
+    assert hidden > 5
 
 
 def test_no_cell_left_is_no_error(guided) -> None:

@@ -42,7 +42,7 @@ def test_titles_say_how_much_of_how_much_is_drawn(image, everything, guided) -> 
     kept = int((probability >= 0.1).sum())
     assert kept > 3
     assert titles["ground_truth"] == "Ground truth: 2 objects"
-    assert f"best 3 of {kept} " in titles["anchors"]
+    assert f"3 of {kept} that pass" in titles["anchors"]
     assert titles["proposals"] == "Proposals: best 1 of 2"
     assert titles["detections"] == "Detections: 1 of score ≥ 50% (of 2)"
     first = int((probability[:48] >= 0.1).sum())

@@ -56,7 +56,7 @@ def test_metrics_that_are_none(tmp_path, text, message) -> None:
 
 def test_running_mean() -> None:
     values = np.random.default_rng(0).normal(size=40)
-    expected = [values[max(0, i - 9) : i + 1].mean() for i in range(40)]
+    expected = [values[max(0, i - 5) : i + 6].mean() for i in range(40)]
     np.testing.assert_allclose(_running_mean(values), expected)
 
 
@@ -65,12 +65,15 @@ def test_training_curves_show_the_usual_keys() -> None:
         {"iteration": i, "total_loss": 2 / (i + 1), "loss_cls": 1 / (i + 1), "time": 3, "lr": 0.1}
         for i in range(100)
     ]
-    rows.append({"iteration": 100, "bbox/AP": 30.0, "bbox/AP-bar": 1.0, "bbox/AP50": float("nan")})
+    for i, value in ((99, float("nan")), (100, 50.0)):
+        rows.append({"iteration": i, "bbox/AP": 30.0, "bbox/AP-bar": 1.0, "bbox/AP50": value})
     picture = plot_training_curves(rows, title="a title with $ and _")
     one = plot_training_curves(rows, keys=["lr"])
     assert picture.shape[1] > 2 * one.shape[1]  # three columns against one
     assert picture.shape[0] > 1.5 * one.shape[0]  # total_loss, loss_cls, lr; AP, AP50
     assert colors_in(picture) > colors_in(one) > 100
+    # A score at the end alone is said in words: two rows fewer, a line of text more.
+    assert plot_training_curves([*rows[:100], rows[-1]]).shape[0] < picture.shape[0]
     with pytest.raises(ValueError, match="none of loss_box"):
         plot_training_curves(rows, keys=["loss_box"])
 
