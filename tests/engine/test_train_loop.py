@@ -75,6 +75,7 @@ def test_losses_of_several_types_come_to_the_host() -> None:
     assert not any(v.requires_grad for v in values.values())
 
 
+@pytest.mark.slow
 def test_a_loss_of_another_process_ends_all_of_them() -> None:
     """Whichever process is heard, it tells the iteration and which loss it was."""
     script = Path(__file__).with_name("two_processes_one_bad.py")

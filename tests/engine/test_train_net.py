@@ -25,7 +25,11 @@ EVERYTHING = {
 @pytest.fixture(scope="module")
 def train_net():
     """The script as a module, for runs in this process."""
-    spec = importlib.util.spec_from_file_location("train_net", SCRIPT)
+    return load_script(SCRIPT)
+
+
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -136,19 +140,22 @@ def test_two_processes_have_the_losses_of_one(
     arguments: Callable, tmp_path: Path, config: str
 ) -> None:
     """20 iterations of two images each, in one process and in two that talk over gloo."""
-    # From scratch, a higher rate makes differences in the last digit grow tenfold every few steps.
-    keys = {"SOLVER__BASE_LR": 1e-4, "SOLVER__WARMUP_ITERS": 0, "SOLVER__MAX_ITER": 20}
+    # The total falls by a third all the same. At ten times this rate, weights that differ by 1e-7
+    # have losses that differ by 3e-4 after 20 iterations, in a single process too.
+    keys = {"SOLVER__BASE_LR": 1e-5, "SOLVER__WARMUP_ITERS": 0, "SOLVER__MAX_ITER": 20}
     curves, initial, final = [], [], []
+    script = PROJECT / "tests" / "engine" / "loss_curve.py"
     for processes in ("1", "2"):
         folder = tmp_path / processes
         options = ["--num-gpus", processes, "--dist-url", "auto"]
-        done = run_script(
-            arguments(config, *options, **EVERYTHING, **keys, DATASETS__TEST="()",
-                      OUTPUT_DIR=folder),
-            PROJECT / "tests" / "engine" / "loss_curve.py",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert f"World size: {processes}" in done.stdout
+        argv = arguments(config, *options, **EVERYTHING, **keys, DATASETS__TEST="()",
+                         OUTPUT_DIR=folder)  # fmt: skip
+        if processes == "1":
+            load_script(script).train_net.main(argv)  # sooner than in a process of its own
+        else:
+            done = run_script(argv, script)
+            assert done.returncode == 0, done.stderr[-2000:]
+            assert "World size: 2" in done.stdout
         curves.append(json.loads((folder / "losses.json").read_text()))
         initial.append(torch.load(folder / "initial.pth", weights_only=True))
         final.append(torch.load(folder / "model_final.pth", weights_only=True)["model"])
@@ -156,10 +163,10 @@ def test_two_processes_have_the_losses_of_one(
     assert len(curves[0]) == len(curves[1]) == 20
     assert len(curves[0][0]) == 5
     for one, two in zip(*curves, strict=True):
-        assert one == pytest.approx(two, rel=1e-3)
+        assert one == pytest.approx(two, rel=1e-4)
     moved = max((final[0][n] - v).abs().max() for n, v in initial[0].items())
     apart = max((final[0][n] - v).abs().max() for n, v in final[1].items())
-    assert apart < 0.02 * moved
+    assert apart < 0.01 * moved
 
 
 @pytest.mark.slow
