@@ -7,4 +7,6 @@ set -euo pipefail
 folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$folder/setup_env.sh"
 cd "$folder/.."
-exec .venv/bin/python -m pytest "$@"
+# One process a core, of one thread each: the tensors of most tests are too small for more.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec .venv/bin/python -m pytest -n "${GA_DETECTRON2_TEST_PROCESSES:-2}" --dist loadfile "$@"
