@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ga_detectron2.engine import GATrainer, load_config, use_available_device
@@ -66,7 +67,7 @@ def train_and_diagnose(
 ) -> dict[str, Any]:
     """Train one model and look at it through each of the filters."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
+    seed_all_rng(seed)
     folder = output / f"{variant.replace(' ', '_')}_seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("detectron2", "fvcore", "ga_detectron2"):
