@@ -1,9 +1,10 @@
 """Refuses configurations that cannot work, when the model is built, with the key's name."""
 
+import math
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, get_norm
 
 from .losses import BOX_LOSS_TYPES
 
@@ -48,7 +49,16 @@ def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
     _check_weights("MODEL.RPN.BBOX_REG_WEIGHTS", rpn.BBOX_REG_WEIGHTS, 4)
     _check_choice("MODEL.RPN.BBOX_REG_LOSS_TYPE", rpn.BBOX_REG_LOSS_TYPE, BOX_LOSS_TYPES)
     _check_at_least("MODEL.RPN.SMOOTH_L1_BETA", rpn.SMOOTH_L1_BETA, 0)
-    _check_at_least("MODEL.RPN.BATCH_SIZE_PER_IMAGE", rpn.BATCH_SIZE_PER_IMAGE, 1)
+    _check_at_least("MODEL.RPN.LOSS_WEIGHT", rpn.LOSS_WEIGHT, 0)
+    _check_at_least("MODEL.RPN.BBOX_REG_LOSS_WEIGHT", rpn.BBOX_REG_LOSS_WEIGHT, 0)
+    for key in (
+        "BATCH_SIZE_PER_IMAGE",
+        "PRE_NMS_TOPK_TRAIN",
+        "PRE_NMS_TOPK_TEST",
+        "POST_NMS_TOPK_TRAIN",
+        "POST_NMS_TOPK_TEST",
+    ):
+        _check_count(f"MODEL.RPN.{key}", rpn[key])
     _check_share("MODEL.RPN.POSITIVE_FRACTION", rpn.POSITIVE_FRACTION)
     _check_share("MODEL.RPN.NMS_THRESH", rpn.NMS_THRESH)
     if rpn.BOUNDARY_THRESH >= 0:
@@ -72,9 +82,15 @@ def check_retinanet_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> N
         "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", retinanet.BBOX_REG_LOSS_TYPE, BOX_LOSS_TYPES
     )
     _check_at_least("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", retinanet.SMOOTH_L1_LOSS_BETA, 0)
-    _check_at_least("MODEL.RETINANET.NUM_CLASSES", retinanet.NUM_CLASSES, 1)
-    _check_at_least("MODEL.RETINANET.NUM_CONVS", retinanet.NUM_CONVS, 1)
-    _check_at_least("MODEL.RETINANET.TOPK_CANDIDATES_TEST", retinanet.TOPK_CANDIDATES_TEST, 1)
+    for key in ("NUM_CLASSES", "NUM_CONVS", "TOPK_CANDIDATES_TEST"):
+        _check_count(f"MODEL.RETINANET.{key}", retinanet[key])
+    _check_norm("MODEL.RETINANET.NORM", retinanet.NORM)
+    if not (0 <= retinanet.FOCAL_LOSS_ALPHA <= 1 or retinanet.FOCAL_LOSS_ALPHA == -1):
+        raise ValueError(
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA {retinanet.FOCAL_LOSS_ALPHA} must lie between 0 and "
+            "1, or be -1 for none"
+        )
+    _check_at_least("MODEL.RETINANET.FOCAL_LOSS_GAMMA", retinanet.FOCAL_LOSS_GAMMA, 0)
     _check_share("MODEL.RETINANET.SCORE_THRESH_TEST", retinanet.SCORE_THRESH_TEST)
     _check_share("MODEL.RETINANET.NMS_THRESH_TEST", retinanet.NMS_THRESH_TEST)
     if not 0 < retinanet.PRIOR_PROB < 1:
@@ -91,10 +107,10 @@ def _check_guided_anchor(cfg: CfgNode) -> None:
         )
     ga = cfg.MODEL.GUIDED_ANCHOR
     _check_above(f"{_GA}.OCTAVE_BASE_SCALE", ga.OCTAVE_BASE_SCALE, 0)
-    _check_at_least(f"{_GA}.SCALES_PER_OCTAVE", ga.SCALES_PER_OCTAVE, 1)
-    if not ga.ASPECT_RATIOS or any(r <= 0 for r in ga.ASPECT_RATIOS):
+    _check_count(f"{_GA}.SCALES_PER_OCTAVE", ga.SCALES_PER_OCTAVE)
+    if not _are_positive(ga.ASPECT_RATIOS):
         raise ValueError(
-            f"{_GA}.ASPECT_RATIOS {list(ga.ASPECT_RATIOS)} must hold at least one ratio of height "
+            f"{_GA}.ASPECT_RATIOS {ga.ASPECT_RATIOS} must hold at least one ratio of height "
             "to width, each above 0, such as [0.5, 1.0, 2.0]"
         )
     _check_share(f"{_GA}.LOC_FILTER_THRESH", ga.LOC_FILTER_THRESH)
@@ -103,11 +119,11 @@ def _check_guided_anchor(cfg: CfgNode) -> None:
             f"{_GA}.CENTER_RATIO {ga.CENTER_RATIO} and IGNORE_RATIO {ga.IGNORE_RATIO} must satisfy "
             "0 <= CENTER_RATIO <= IGNORE_RATIO <= 1: the ignored region surrounds the centre"
         )
-    _check_at_least(f"{_GA}.DEFORM_GROUPS", ga.DEFORM_GROUPS, 1)
+    _check_count(f"{_GA}.DEFORM_GROUPS", ga.DEFORM_GROUPS)
     _check_weights(f"{_GA}.SHAPE_REG_WEIGHTS", ga.SHAPE_REG_WEIGHTS, 2)
     _check_thresholds(_GA, ga.IOU_THRESHOLDS, ga.IOU_LABELS)
     _check_share(f"{_GA}.MIN_POSITIVE_IOU", ga.MIN_POSITIVE_IOU)
-    _check_at_least(f"{_GA}.BATCH_SIZE_PER_IMAGE", ga.BATCH_SIZE_PER_IMAGE, 1)
+    _check_count(f"{_GA}.BATCH_SIZE_PER_IMAGE", ga.BATCH_SIZE_PER_IMAGE)
     _check_share(f"{_GA}.POSITIVE_FRACTION", ga.POSITIVE_FRACTION)
     _check_at_least(f"{_GA}.LOC_LOSS_WEIGHT", ga.LOC_LOSS_WEIGHT, 0)
     _check_at_least(f"{_GA}.SHAPE_LOSS_WEIGHT", ga.SHAPE_LOSS_WEIGHT, 0)
@@ -151,6 +167,11 @@ def _check_deform_groups(cfg: CfgNode, channels: int) -> None:
 
 
 def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequence[int]) -> None:
+    if not isinstance(thresholds, Sequence) or not isinstance(labels, Sequence):
+        raise ValueError(
+            f"{section}.IOU_THRESHOLDS {thresholds} and IOU_LABELS {labels} must be lists, such as "
+            "[0.3, 0.7] and [0, -1, 1]"
+        )
     if list(thresholds) != sorted(thresholds) or not all(0 < t <= 1 for t in thresholds):
         raise ValueError(
             f"{section}.IOU_THRESHOLDS {list(thresholds)} must rise, each above 0 and at most 1, "
@@ -161,18 +182,18 @@ def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequenc
             f"{section}.IOU_LABELS {list(labels)} must have {len(thresholds) + 1} labels, one more "
             f"than IOU_THRESHOLDS {list(thresholds)}"
         )
-    if any(label not in (-1, 0, 1) for label in labels) or 1 not in labels:
+    if any(label not in (-1, 0, 1) for label in labels) or 1 not in labels or labels[0] == 1:
         raise ValueError(
             f"{section}.IOU_LABELS {list(labels)} must be 1 (positive), 0 (negative) or -1 (takes "
-            "no part), with a positive one, such as [0, -1, 1]"
+            "no part), with a positive one, which is not the first, such as [0, -1, 1]"
         )
 
 
 def _check_weights(key: str, weights: Sequence[float], length: int) -> None:
-    if len(weights) != length or any(w <= 0 for w in weights):
+    if not _are_positive(weights) or len(weights) != length:
         names = "(dx, dy, dw, dh)" if length == 4 else "(dw, dh)"
         raise ValueError(
-            f"{key} {list(weights)} must hold {length} numbers above 0, one each for {names}"
+            f"{key} {weights} must hold {length} numbers above 0, one each for {names}"
         )
 
 
@@ -187,10 +208,31 @@ def _check_share(key: str, value: float) -> None:
 
 
 def _check_at_least(key: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{key} {value} must be at least {least}")
+    if not least <= value < math.inf:
+        raise ValueError(f"{key} {value} must be at least {least}, and finite")
 
 
 def _check_above(key: str, value: float, limit: float) -> None:
-    if not value > limit:
-        raise ValueError(f"{key} {value} must be above {limit}")
+    if not limit < value < math.inf:
+        raise ValueError(f"{key} {value} must be above {limit}, and finite")
+
+
+def _check_count(key: str, value: int) -> None:
+    if value != int(value) or value < 1:
+        raise ValueError(f"{key} {value} must be a whole number, at least 1")
+
+
+def _check_norm(key: str, norm: str) -> None:
+    try:
+        get_norm(norm, 32)
+    except KeyError as error:
+        raise ValueError(
+            f"{key} {norm!r} must be a norm that detectron2 knows: '' for none, or GN, BN, SyncBN"
+        ) from error
+
+
+def _are_positive(values: Sequence[float]) -> bool:
+    """Whether this is a list of at least one number, all above 0 and finite."""
+    return (
+        isinstance(values, Sequence) and len(values) > 0 and all(0 < v < math.inf for v in values)
+    )

@@ -189,14 +189,17 @@ def _gather_moved_taps(
     if present is not None:
         y_weight = torch.where(present[:, None, None, None], y_weight, 0.0)
 
+    weights = y_weight[..., :, None] * x_weight[..., None, :]
     # The table's rows are the pieces of one group at one position, groups within positions.
     table = rows.reshape(-1, rows.shape[-1] // groups)
+    if weights.requires_grad and not table.requires_grad:
+        # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
+        table = table.detach().requires_grad_()
     group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None, None]
     first_row = (row // height * height).int()[:, None, None, None]  # of the cell's image
     y_entry = (first_row + y_index.clamp_(0, height - 1)) * (width * groups)
     x_entry = x_index.clamp_(0, width - 1) * groups + group
     entries = y_entry[..., :, None] + x_entry[..., None, :]  # (K, groups, 9, 2, 2)
-    weights = y_weight[..., :, None] * x_weight[..., None, :]
     taps = F.embedding_bag(
         entries.reshape(-1, 4),
         table,

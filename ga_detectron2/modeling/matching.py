@@ -240,7 +240,9 @@ class _Reach(NamedTuple):
         level = level.clamp(0, len(grid.sizes) - 1)
         height, width, first, stride = grid.levels[level][..., None].unbind(dim=3)
         center = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2
-        x, y = (center / stride).round().clamp(-1e6, 1e6).long()[..., None].unbind(dim=3)
+        # Of a centre beyond the map, the nearest cell: cells of the map are no farther from it.
+        last = torch.cat([width, height], dim=3) - 1
+        x, y = (center / stride).round().clamp_(min=0).min(last).long()[..., None].unbind(dim=3)
         column = x + torch.arange(-self.columns, self.columns + 1, device=device)
         row = y + torch.arange(-self.rows, self.rows + 1, device=device)
         column_exists = level_exists[..., None] & (column >= 0) & (column < width)

@@ -209,10 +209,6 @@ def test_taps_of_two_levels_add_up():
     torch.testing.assert_close(ours, expected)
 
 
-@pytest.mark.xfail(
-    raises=RuntimeError,
-    reason="torch's embedding_bag has no gradient for its weights where the table needs none",
-)
 def test_features_that_need_no_gradient():
     """As where all layers before feature adaption are frozen."""
     adaption = make_adaption(8, 6, 4, torch.float64)

@@ -461,7 +461,6 @@ def clear_cut(iou, inside, rule, margin=1e-5):
     return clear & ~(near_best & ~((single & good) | below)).any(dim=0)
 
 
-@pytest.mark.xfail(reason="cells are looked for around the box's centre, wherever that is")
 def test_a_box_whose_center_lies_beyond_the_map():
     """A map of one row; the box's best anchor there has an IoU of 0.31 with it."""
     grid = make_cell_grid(((1, 3),), (8,), CPU)
@@ -469,6 +468,70 @@ def test_a_box_whose_center_lies_beyond_the_map():
     ground_truth = ground_truth_of([[[0, 0, 12, 24]]])
     matches = match_approximate_anchors(grid, inside, ground_truth, RPN_RULE, 2, 3, (0.5, 1.0, 2.0))
     assert matches.labels.tolist() == [[0, 1, 0]]
+
+
+def approximate_anchors_of_detectron2(sizes, strides, base_scale):
+    """(R * 9, 4): the same boxes by detectron2's anchor generator."""
+    generate = DefaultAnchorGenerator(
+        sizes=[[base_scale * s * 2 ** (i / 3) for i in range(3)] for s in strides],
+        aspect_ratios=[[0.5, 1.0, 2.0]],
+        strides=strides,
+        offset=0.0,
+    )
+    return Boxes.cat(generate([torch.zeros(1, 1, *size) for size in sizes])).tensor
+
+
+@pytest.mark.parametrize(
+    ("rule", "base_scale", "first_stride"), [(RPN_RULE, 8, 4), (RETINANET_SHAPE_RULE, 4, 8)]
+)
+@pytest.mark.parametrize("lowest", [0, 1])
+def test_shape_targets_as_far_away_as_an_iou_can_matter(rule, base_scale, first_stride, lowest):
+    """Boxes that reach from an anchor so far to one side that its IoU just matters, or just not.
+
+    Or that are as much larger or smaller to all sides. One box an image.
+    """
+    generator = torch.Generator().manual_seed(lowest)
+    strides = tuple(first_stride << i for i in range(lowest, lowest + 4))
+    image = (256, 320)
+    sizes = tuple((math.ceil(image[0] / s), math.ceil(image[1] / s)) for s in strides)
+    anchors = approximate_anchors_of_detectron2(sizes, strides, base_scale)
+    chosen = anchors[torch.randint(len(anchors), (240,), generator=generator)]
+    share = torch.where(torch.arange(240) % 2 == 0, 1.001, 0.999) * rule.thresholds[0]
+    length = chosen[:, 2:] - chosen[:, :2]
+    boxes = chosen.clone()
+    for i in range(240):
+        side, axis = i // 2 % 3, i // 6 % 2
+        if side == 0:
+            boxes[i, axis] -= length[i, axis] * (1 / share[i] - 1)
+        elif side == 1:
+            boxes[i, axis + 2] += length[i, axis] * (1 / share[i] - 1)
+        else:  # as large as that to all sides, or as small
+            grow = share[i] ** (0.5 if axis else -0.5) / 2
+            center = (chosen[i, :2] + chosen[i, 2:]) / 2
+            boxes[i] = torch.cat([center - grow * length[i], center + grow * length[i]])
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    on_map = ((center >= 0) & (center < torch.tensor(image[::-1]))).all(dim=1)
+    boxes = boxes[on_map]
+    assert len(boxes) > 80
+    grid = make_cell_grid(sizes, strides, CPU)
+    inside = torch.ones(len(boxes), len(anchors) // 9, dtype=torch.bool)
+    ours = match_approximate_anchors(
+        grid,
+        inside,
+        ground_truth_of(boxes[:, None].tolist()),
+        rule,
+        base_scale,
+        3,
+        (0.5, 1.0, 2.0),
+    )
+    iou = pairwise_iou(Boxes(boxes), Boxes(anchors)).unflatten(1, (-1, 9)).amax(dim=2)
+    level = sum((iou >= t).long() for t in rule.thresholds)
+    expected = torch.tensor(rule.labels)[level]
+    near_threshold = sum((iou - t).abs() < 1e-5 for t in rule.thresholds) > 0
+    clear = ~near_threshold & (iou < iou.amax(dim=1, keepdim=True) - 1e-5)
+    assert torch.equal(ours.labels[clear], expected[clear])
+    barely = (iou >= rule.thresholds[0]) & (iou < 1.01 * rule.thresholds[0])
+    assert (barely & clear).any(dim=1).float().mean() > 0.2
 
 
 @pytest.mark.parametrize(
@@ -488,12 +551,8 @@ def test_shape_targets_on_five_levels(rule, base_scale, first_stride, seed):
     boxes = torch.cat([center - half, center + half], dim=1)
     limits = torch.tensor(image[::-1]).repeat(2)
     boxes = torch.cat([boxes[:20].clamp(min=0).minimum(limits), boxes[20:]])
-    scales = [[base_scale * s * 2 ** (i / 3) for i in range(3)] for s in strides]
-    generate = DefaultAnchorGenerator(
-        sizes=scales, aspect_ratios=[[0.5, 1.0, 2.0]], strides=strides, offset=0.0
-    )
-    anchors = Boxes.cat(generate([torch.zeros(1, 1, *size) for size in sizes]))
-    iou = pairwise_iou(Boxes(boxes), anchors).unflatten(1, (-1, 9)).amax(dim=2)
+    anchors = approximate_anchors_of_detectron2(sizes, strides, base_scale)
+    iou = pairwise_iou(Boxes(boxes), Boxes(anchors)).unflatten(1, (-1, 9)).amax(dim=2)
 
     grid = make_cell_grid(sizes, strides, CPU)
     inside = torch.rand(1, iou.shape[1], generator=generator) < 0.95
