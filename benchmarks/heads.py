@@ -10,24 +10,26 @@ that of a process of its own.
 """
 
 import argparse
-import json
-import multiprocessing
-import platform
-import re
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
-import detectron2
 import torch
-import torchvision
 from detectron2.config import get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
+from measure import (
+    Table,
+    add_common_arguments,
+    describe,
+    headline,
+    in_own_process,
+    peak_memory,
+    take_turns,
+    write_json,
+)
 from torch import nn
 
 import ga_detectron2
@@ -184,16 +186,6 @@ def make_step(kind: str, mode: str, guided: bool, args: argparse.Namespace) -> C
     return train
 
 
-def measure(step: Callable[[], None], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 LINES = [
     ("GA-RPN head, inference", "rpn", "inference", False),
     ("GA-RPN head, training step, no proposals asked for", "rpn", "training", False),
@@ -203,87 +195,52 @@ LINES = [
 ]
 
 
-def time_line(kind: str, mode: str, args: argparse.Namespace) -> tuple[list[float], list[float]]:
+def time_line(kind: str, mode: str, args: argparse.Namespace) -> list[list[float]]:
     steps = [make_step(kind, mode, guided, args) for guided in (False, True)]
-    for step in steps:
-        step()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(args.repeats):
-        for step, values in zip(steps, times, strict=True):
-            values.append(measure(step, args.device))
-    return times
+    return take_turns(steps, args.repeats, args.device, limit=args.seconds)
 
 
-def _peak(kind: str, mode: str, guided: bool, args: argparse.Namespace, queue: object) -> None:
-    torch.set_num_threads(args.threads)
-    step = make_step(kind, mode, guided, args)
-    if args.device == "cpu":
-        # Linux: sets the mark of the highest resident size back to the present one.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident_peak()
-        step()
-        queue.put(_resident_peak() - before)
-        return
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    step()
-    queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
-
-
-def _resident_peak() -> float:
-    """Highest resident size of this process since the mark was set, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    return float(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
-
-
-def peak_memory(kind: str, mode: str, guided: bool, args: argparse.Namespace) -> float:
-    """MiB that one step takes beyond features and weights, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_peak, args=(kind, mode, guided, args, queue))
-    process.start()
-    result = queue.get()
-    process.join()
-    return result
+def step_memory(kind: str, mode: str, guided: bool, args: argparse.Namespace) -> float:
+    """MiB that one step takes beyond features and weights."""
+    return peak_memory(make_step(kind, mode, guided, args), args.device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=9)
+    add_common_arguments(parser, repeats=9)
     parser.add_argument("--share", type=float, default=0.05, help="of cells that pass the filter")
     parser.add_argument("--boxes", type=int, default=60)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--lines", type=int, nargs="*", default=range(len(LINES)))
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    where = torch.cuda.get_device_name() if args.device != "cpu" else platform.processor()
+    machine = describe(args.device, args.threads)
     print(
-        f"{where or platform.machine()}, {args.threads} threads, torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}, detectron2 {detectron2.__version__}; "
-        f"{args.batch} x {tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells "
-        f"pass, {args.repeats} repeats, medians\n"
+        headline(
+            machine,
+            f"{args.batch} x {tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells "
+            f"pass, {args.repeats} repeats, medians\n",
+        )
     )
-    print("| | detectron2 (s) | ours (s) | ratio | peak memory, ratio |")
-    print("| --- | ---: | ---: | ---: | ---: |")
+    table = Table("", "detectron2 (s)", "ours (s)", "ratio", "peak memory, ratio")
     results = []
-    for number in args.lines:
-        name, kind, mode, args.proposals = LINES[number]
+    for line in args.lines:
+        name, kind, mode, args.proposals = LINES[line]
         theirs, ours = time_line(kind, mode, args)
         memory = None
         if mode == "training" and not args.no_memory:
-            memory = [peak_memory(kind, mode, guided, args) for guided in (False, True)]
+            memory = [
+                in_own_process(step_memory, kind, mode, guided, args, threads=args.threads)
+                for guided in (False, True)
+            ]
         a, b = statistics.median(theirs), statistics.median(ours)
         share = f"{memory[1] / memory[0]:.2f}" if memory else ""
-        print(f"| {name} | {a:.3f} | {b:.3f} | {b / a:.2f} | {share} |", flush=True)
+        table.add(name, f"{a:.3f}", f"{b:.3f}", f"{b / a:.2f}", share)
         results.append({"name": name, "detectron2_s": theirs, "ours_s": ours, "memory_mib": memory})
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=1))
+    write_json(args.output, machine, results)
 
 
 if __name__ == "__main__":
