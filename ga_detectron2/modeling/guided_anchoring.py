@@ -79,7 +79,7 @@ class GuidedAnchoring(nn.Module):
         self.center_ratio = center_ratio
         self.ignore_ratio = ignore_ratio
         self.shape_weights = tuple(shape_weights)
-        self.shape_rule = shape_rule
+        self.shape_rule = shape_rule.with_tuples()
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.loc_filter_thresh = loc_filter_thresh
@@ -163,6 +163,8 @@ class GuidedAnchoring(nn.Module):
 
         loss_loc = location_loss(guided.loc_logits, loc_targets, loc_weights)
         anchors = self.anchors_at(guided, sample.cells)
+        # What does not count must not even have an infinite gradient: 0 * inf is not 0.
+        target_boxes = torch.where(sample.positive[..., None], target_boxes, anchors.detach())
         loss_shape = bounded_iou_loss(anchors, target_boxes, self.shape_loss_beta).sum(dim=-1)
         loss_shape = torch.where(sample.positive, loss_shape, 0.0).sum()
         return {
