@@ -72,14 +72,15 @@ def register_datasets(arguments: Iterable[str]) -> list[str]:
             )
     new = [dataset for dataset in parsed if not _is_registered(dataset)]
     categories = [_read_categories(dataset) for dataset in new]
-    for dataset, names_by_id in zip(new, categories, strict=True):
-        ids = sorted(names_by_id)
+    for dataset, by_id in zip(new, categories, strict=True):
+        ids = sorted(by_id)
         register_coco_instances(
             dataset.name,
             # What loading the data would add, here at once: check_num_classes asks before.
             {
-                "thing_classes": [names_by_id[i] for i in ids],
+                "thing_classes": [by_id[i]["name"] for i in ids],
                 "thing_dataset_id_to_contiguous_id": {v: i for i, v in enumerate(ids)},
+                **_keypoint_metadata(by_id.values()),
             },
             dataset.json_file,
             dataset.image_root,
@@ -142,6 +143,23 @@ def check_num_classes(cfg: CfgNode) -> None:
             )
 
 
+def _keypoint_metadata(categories: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What detectron2 asks for when it trains keypoints, from the categories of a COCO JSON.
+
+    A model has one kind of keypoints: those of the first category with any. Two of them change
+    places when an image is flipped if their names are the same but for "left" and "right", as all
+    of COCO's are.
+    """
+    names = next((c["keypoints"] for c in categories if c.get("keypoints")), ())
+    if not names:
+        return {}
+    pairs = [(n, n.replace("left", "right")) for n in names if "left" in n]
+    return {
+        "keypoint_names": tuple(names),
+        "keypoint_flip_map": tuple(pair for pair in pairs if pair[1] in names),
+    }
+
+
 def _is_registered(dataset: DatasetArgument) -> bool:
     """Whether these very files go by this name already; refuses a name that others go by."""
     if dataset.name not in DatasetCatalog:
@@ -156,8 +174,8 @@ def _is_registered(dataset: DatasetArgument) -> bool:
     )
 
 
-def _read_categories(dataset: DatasetArgument) -> dict[int, str]:
-    """Names of the categories by id, from a JSON that was found to be what detectron2 can load."""
+def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
+    """The categories by id, from a JSON that was found to be what detectron2 can load."""
     name, json_file, image_root = dataset
     if not os.path.isfile(json_file):
         raise FileNotFoundError(
@@ -198,7 +216,7 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, str]:
     for key in ("images", "categories"):
         if not contents[key]:
             raise refuse(f"the list {key!r} is empty")
-    categories = {category["id"]: category["name"] for category in contents["categories"]}
+    categories = {category["id"]: category for category in contents["categories"]}
     for i, annotation in enumerate(contents["annotations"]):
         if annotation["category_id"] not in categories:
             raise refuse(

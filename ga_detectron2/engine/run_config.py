@@ -16,7 +16,9 @@ from ga_detectron2.data import check_num_classes, register_datasets
 from .errors import ConfigError
 from .optimizer import FULL_MODEL
 
-__all__ = ["check_run", "load_config"]
+__all__ = ["check_dataset", "check_run", "load_config", "use_available_device"]
+
+NUM_COCO_KEYPOINTS = 17
 
 
 def load_config(
@@ -84,6 +86,7 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
         check_num_classes(cfg)
     except ValueError as error:
         raise ConfigError(error) from error
+    _check_roi_heads(cfg)
     _check_device(cfg, num_processes)
     if not eval_only:
         _check_solver(cfg, num_processes)
@@ -97,7 +100,7 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
     for split in splits:
         names = cfg.DATASETS[split]
         for name in names:
-            _check_dataset(f"DATASETS.{split}", name)
+            check_dataset(f"DATASETS.{split}", name)
         if not cfg.MODEL.LOAD_PROPOSALS:
             continue
         key = f"DATASETS.PROPOSAL_FILES_{split}"
@@ -112,7 +115,16 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
                 raise ConfigError(f"{key}: there is no file '{file}'")
 
 
-def _check_dataset(key: str, name: str) -> None:
+def check_dataset(key: str, name: str) -> None:
+    """Refuse a data set that is not registered, or whose annotations are missing.
+
+    Args:
+        key: of the configuration, to be named.
+        name: of the data set.
+
+    Raises:
+        ConfigError: see above.
+    """
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         raise ConfigError(
@@ -131,6 +143,48 @@ def _check_dataset(key: str, name: str) -> None:
 
 def _is_missing(path: str) -> bool:
     return "://" not in path and not os.path.isfile(path)
+
+
+def _check_roi_heads(cfg: CfgNode) -> None:
+    """What detectron2 asserts without words, or finds out in the first step of training."""
+    if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "PanopticFPN"):
+        return
+    heads = cfg.MODEL.ROI_HEADS
+    if heads.NAME == "CascadeROIHeads":
+        ious = cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS
+        if tuple(heads.IOU_THRESHOLDS) != tuple(ious[:1]):
+            raise ConfigError(
+                f"MODEL.ROI_HEADS.IOU_THRESHOLDS {list(heads.IOU_THRESHOLDS)} must be the first of "
+                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {tuple(ious)}, [{ious[0]}]"
+            )
+        if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+            raise ConfigError(
+                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
+            )
+    if cfg.MODEL.KEYPOINT_ON:
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            _check_keypoints(cfg, name)
+
+
+def _check_keypoints(cfg: CfgNode, dataset_name: str) -> None:
+    number = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    names = MetadataCatalog.get(dataset_name).get("keypoint_names")
+    if names is None:
+        raise ConfigError(
+            f"MODEL.KEYPOINT_ON: data set '{dataset_name}' has no keypoints: a category of its "
+            "JSON must list their names as 'keypoints'"
+        )
+    if len(names) != number:
+        raise ConfigError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {number}, but data set '{dataset_name}' has "
+            f"{len(names)}: set it to {len(names)}"
+        )
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
+    if len(sigmas) != number and (sigmas or number != NUM_COCO_KEYPOINTS):
+        raise ConfigError(
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {number} keypoints; it needs "
+            "one for each, such as 0.05 (only COCO's 17 have known ones)"
+        )
 
 
 def _check_device(cfg: CfgNode, num_processes: int) -> None:
