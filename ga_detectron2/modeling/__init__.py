@@ -1,7 +1,8 @@
 """The models: geometry and targets as pure functions, and the modules that hold weights."""
 
-from .backbone import build_ga_retinanet_resnet_fpn_backbone
+from .backbone import LastLevelP6P7WithoutReLU, build_ga_retinanet_resnet_fpn_backbone
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors, record_guided_anchors
+from .matching import MatchRule
 from .retinanet import GARetinaNet, GARetinaNetHead
 from .rpn import GuidedAnchorRPN, GuidedAnchorRPNHead
 
@@ -12,6 +13,8 @@ __all__ = [
     "GuidedAnchorRPNHead",
     "GuidedAnchoring",
     "GuidedAnchors",
+    "LastLevelP6P7WithoutReLU",
+    "MatchRule",
     "build_ga_retinanet_resnet_fpn_backbone",
     "record_guided_anchors",
 ]

@@ -10,12 +10,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .anchors import CellGrid, approximate_anchor_offsets
 from .targets import GroundTruth
 
 # Pairs of a box and an anchor that are compared at a time (but one box with all its anchors).
 PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+# Neighbouring cells that are compared with a box, or not, together.
+CELLS_PER_RUN = 32
 
 
 class MatchRule(NamedTuple):
@@ -31,6 +34,10 @@ class MatchRule(NamedTuple):
     thresholds: tuple[float, ...]
     labels: tuple[int, ...]
     min_positive_iou: float
+
+    def with_tuples(self) -> "MatchRule":
+        """The same rule with plain tuples, where a lazy config has filled in lists of its own."""
+        return MatchRule(tuple(self.thresholds), tuple(self.labels), self.min_positive_iou)
 
 
 class Matches(NamedTuple):
@@ -56,10 +63,19 @@ def match_anchors(
         ground_truth: the boxes.
         rule: see :class:`MatchRule`.
     """
-    found = _Found.nothing(inside)
     # Each coordinate on its own, so that what follows runs over memory in order; anchors of cells
     # outside have no area, hence no IoU.
     coordinates = torch.where(inside[..., None], anchors, 0.0).permute(2, 0, 1).contiguous()
+    # What is near must be counted, for which a GPU would have to be waited for.
+    compare = _compare_all if anchors.is_cuda else _compare_near
+    return compare(coordinates, inside, ground_truth, rule).matches(inside, rule)
+
+
+def _compare_all(
+    coordinates: Tensor, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule
+) -> "_Found":
+    """Compare every box with every anchor, of which ``coordinates`` are (4, N, R)."""
+    found = _Found.nothing(inside)
     x1, y1, x2, y2 = coordinates[:, :, None]  # (N, 1, R) each
     areas = (x2 - x1) * (y2 - y1)
     for start, boxes, valid in _chunks(ground_truth, inside.numel()):
@@ -72,7 +88,56 @@ def match_anchors(
         number = torch.arange(1, iou.shape[1] + 1, device=iou.device, dtype=torch.int32)
         claimed_by = torch.where(claims, number[:, None], 0).amax(dim=1)
         found = found.merge(start, best, box, claimed_by)
-    return found.matches(inside, rule)
+    return found
+
+
+def _compare_near(
+    coordinates: Tensor, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule
+) -> "_Found":
+    """As :func:`_compare_all`, but a box meets only anchors near it.
+
+    Anchors are taken in runs of neighbouring cells. Most runs, seen as one box around all their
+    anchors, do not touch a given ground-truth box, and need not be compared with it.
+    """
+    found = _Found.nothing(inside)
+    length = CELLS_PER_RUN
+    padding = -inside.shape[1] % length
+    runs = F.pad(coordinates, (0, padding)).unflatten(2, (-1, length))  # (4, N, runs, length)
+    exists = F.pad(inside, (0, padding)).unflatten(1, (-1, length))
+    first = torch.where(exists, runs[:2], torch.inf).amin(dim=3)[:, :, None]
+    last = torch.where(exists, runs[2:], -torch.inf).amax(dim=3)[:, :, None]
+    by_run = runs.permute(1, 2, 0, 3).flatten(0, 1).contiguous()  # (N * runs, 4, length)
+    for start, boxes, valid in _chunks(ground_truth, exists.numel()):
+        corners = boxes.permute(2, 0, 1)[..., None]  # (4, N, m, 1)
+        touch = (first < corners[2:]).all(dim=0) & (last > corners[:2]).all(dim=0)
+        image, box, run = (touch & valid[..., None]).nonzero().unbind(dim=1)
+        x1, y1, x2, y2 = by_run[image * exists.shape[1] + run].unbind(dim=1)  # (pairs, length)
+        bx1, by1, bx2, by2 = boxes[image, box][..., None].unbind(dim=1)
+        areas = (x2 - x1).mul_(y2 - y1).add_((bx2 - bx1) * (by2 - by1))
+        width = torch.min(bx2, x2).sub_(torch.max(bx1, x1)).clamp_(min=0)
+        height = torch.min(by2, y2).sub_(torch.max(by1, y1)).clamp_(min=0)
+        iou = _iou(width.mul_(height), areas)
+
+        # Of the cells, only those matter that reach a threshold or are a box's best ones.
+        number = image * boxes.shape[1] + box
+        best = iou.new_zeros(valid.numel()).scatter_reduce(0, number, iou.amax(dim=1), "amax")
+        least = _least_claim(best.view_as(valid), valid, rule).flatten()[number]
+        claims = iou == least[:, None]
+        pair, place = (claims | (iou >= rule.thresholds[0])).nonzero().unbind(dim=1)
+        cells = run[pair] * length + place
+        # Anchors that pad a run have no IoU, but may reach a threshold of 0.
+        pair, place, cells = (x[cells < inside.shape[1]] for x in (pair, place, cells))
+        found = found.merge(
+            start,
+            *_per_cell(
+                inside.shape,
+                image[pair] * inside.shape[1] + cells,
+                box[pair],
+                iou[pair, place],
+                claims[pair, place],
+            ),
+        )
+    return found
 
 
 def match_approximate_anchors(
@@ -109,17 +174,11 @@ def match_approximate_anchors(
         cells = cells.clamp(min=0)
         exists &= inside[:, None].expand(-1, cells.shape[1], -1).gather(2, cells)
         iou = torch.where(exists, iou, 0.0)
-        claims = _claims(iou, iou.amax(dim=2), valid, rule).flatten(1)
+        claims = _claims(iou, iou.amax(dim=2), valid, rule)
         number = torch.arange(boxes.shape[1], device=cells.device)[:, None].expand_as(cells)
-        number, cells, iou = number.flatten(1), cells.flatten(1), iou.flatten(1)
-        best = iou.new_zeros(len(cells), R).scatter_reduce(1, cells, iou, "amax")
-        is_best = (iou > 0) & (iou == best.gather(1, cells))
-        box = torch.full_like(best, R, dtype=torch.int64).scatter_reduce(
-            1, cells, torch.where(is_best, number, R), "amin"
-        )
-        claimed_by = torch.zeros_like(box).scatter_reduce(
-            1, cells, torch.where(claims, number + 1, 0), "amax"
-        )
+        image = torch.arange(len(cells), device=cells.device)[:, None, None]
+        pairs = (cells + image * R, number, iou, claims)
+        best, box, claimed_by = _per_cell(inside.shape, *(x.flatten() for x in pairs))
         found = found.merge(start, best, box, claimed_by)
     return found.matches(inside, rule)
 
@@ -282,10 +341,39 @@ def _iou(intersection: Tensor, areas: Tensor) -> Tensor:
     return intersection.div_((areas - intersection).clamp_(min=1e-6))
 
 
+def _per_cell(
+    shape: Sequence[int], cells: Tensor, boxes: Tensor, iou: Tensor, claims: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What some pairs of a cell and a box say of each cell, as :class:`_Found` names it.
+
+    Args:
+        shape: (N, R).
+        cells, boxes: (k,) int64, the first into N * R.
+        iou: (k,) float.
+        claims: (k,) bool, whether the cell is one of its box's best.
+    """
+    none = iou.new_zeros(math.prod(shape))
+    best = none.scatter_reduce(0, cells, iou, "amax")
+    last = torch.iinfo(torch.int64).max
+    is_best = (iou > 0) & (iou == best[cells])
+    box = torch.full_like(none, last, dtype=torch.int64).scatter_reduce(
+        0, cells, torch.where(is_best, boxes, last), "amin"
+    )
+    claimed_by = torch.zeros_like(box).scatter_reduce(
+        0, cells, torch.where(claims, boxes + 1, 0), "amax"
+    )
+    return best.view(*shape), box.view(*shape), claimed_by.view(*shape)
+
+
 def _claims(iou: Tensor, best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
     """(N, m, k) bool: the cells that a box gets because no other covers it better."""
+    return iou == _least_claim(best, valid, rule)[..., None]
+
+
+def _least_claim(best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
+    """The IoU from which on a box claims a cell: its best one, or none at all (infinity)."""
     entitled = valid & (best > 0) & (best >= rule.min_positive_iou)
-    return iou == torch.where(entitled, best, torch.inf)[..., None]
+    return torch.where(entitled, best, torch.inf)
 
 
 def _chunks(ground_truth: GroundTruth, pairs_per_box: int) -> Iterator[tuple[int, Tensor, Tensor]]:

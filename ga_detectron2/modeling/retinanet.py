@@ -224,7 +224,7 @@ class GARetinaNet(DenseDetector):
             backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
         )
         self.guided_anchoring = guided_anchoring
-        self.box_rule = box_rule
+        self.box_rule = box_rule.with_tuples()
         self.box2box_transform = box2box_transform
         self.num_classes = num_classes
         self.focal_loss_alpha = focal_loss_alpha

@@ -1,0 +1,8 @@
+"""GA-Faster R-CNN, as configs/ga_faster_R_50.yaml."""
+
+from .common.coco_1x import dataloader, lr_multiplier, optimizer, train
+from .common.ga_faster_rcnn import model
+
+optimizer.lr = 0.02
+train.output_dir = "./output/lazy/ga_faster_R_50"
+dataloader.evaluator.output_dir = "${train.output_dir}/inference"
