@@ -206,7 +206,7 @@ def _gather_moved_taps(
         per_sample_weights=weights.reshape(-1, 4).to(table.dtype),
         mode="sum",
     )
-    return taps.reshape(len(cells), rows.shape[-1] * TAPS)
+    return taps.reshape(cells.shape[0], rows.shape[-1] * TAPS)  # len() would end a trace
 
 
 def _tap_steps(offsets: Tensor, repeat: bool) -> Tensor:
