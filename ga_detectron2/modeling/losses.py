@@ -8,6 +8,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils import comm
 from fvcore.nn import giou_loss, sigmoid_focal_loss_jit, smooth_l1_loss
 from torch import Tensor, distributed
+from torch.nn import functional as F
 
 # The location loss is divided by the number of cells over this, so that it does not vanish
 # among the cells that belong to no object.
@@ -112,18 +113,28 @@ def box_regression_loss(
         loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
         beta: of smooth L1.
     """
-    pred_deltas = pred_deltas.float()
-    # A value that does not count must not even be infinite: 0 * inf is not 0.
-    target_boxes = torch.where(positive[..., None], target_boxes, anchors)
+    # A value that does not count must not even be infinite, nor its gradient: 0 * inf is not 0.
+    counts = positive[..., None]
+    unit = F.pad(anchors.new_ones(2), (2, 0))
+    anchors = torch.where(counts, anchors, unit)
+    target_boxes = torch.where(counts, target_boxes, unit)
+    pred_deltas = torch.where(counts, pred_deltas.float(), 0.0)
     if loss_type == "smooth_l1":
         targets = box_deltas(anchors, target_boxes, transform.weights)
         loss = smooth_l1_loss(pred_deltas, targets, beta=beta, reduction="none").sum(dim=-1)
     else:
         function = {"giou": giou_loss, "diou": diou_loss, "ciou": ciou_loss}[loss_type]
         pred_boxes = transform.apply_deltas(pred_deltas.reshape(-1, 4), anchors.reshape(-1, 4))
-        loss = function(pred_boxes, target_boxes.reshape(-1, 4), reduction="none")
+        loss = function(_with_area(pred_boxes), target_boxes.reshape(-1, 4), reduction="none")
         loss = loss.reshape(positive.shape)
     return torch.where(positive, loss, 0.0).sum()
+
+
+def _with_area(boxes: Tensor) -> Tensor:
+    """Boxes (K, 4), widened where rounding has left no width or height: CIoU divides by them."""
+    corner = boxes[:, :2]
+    least = corner.detach().abs() * 1e-6 + 1e-3
+    return torch.cat([corner, torch.max(boxes[:, 2:], corner + least)], dim=1)
 
 
 def mean_over_workers(value: Tensor) -> Tensor:

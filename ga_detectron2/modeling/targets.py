@@ -16,13 +16,18 @@ from torch.nn.utils.rnn import pad_sequence
 from .anchors import CellGrid
 
 
+# No image is as large; areas and squares of distances stay far from float32's limits.
+MOST_PIXELS = 1e7
+
+
 class GroundTruth(NamedTuple):
     """Boxes of a batch, padded to M a image.
 
     Attributes:
         boxes: (N, M, 4) float32; padding is all zero.
         classes: (N, M) int64; padding is 0.
-        valid: (N, M) bool, False for padding and for boxes without an area.
+        valid: (N, M) bool, False for padding, for boxes without an area, and for those with a
+            coordinate that is not a number or beyond ``MOST_PIXELS``.
     """
 
     boxes: Tensor
@@ -55,7 +60,7 @@ def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
     ]
     padded = pad_sequence(boxes, batch_first=True)
     sizes = padded[..., 2:] - padded[..., :2]
-    valid = (sizes > 0).all(dim=2) & padded.isfinite().all(dim=2)
+    valid = (sizes > 0).all(dim=2) & (padded.abs() <= MOST_PIXELS).all(dim=2)
     # NaN would spread from a single box to whole maps.
     padded = torch.where(valid[..., None], padded, 0.0)
     return GroundTruth(padded, pad_sequence(classes, batch_first=True), valid)
