@@ -1,5 +1,8 @@
 """GA-Faster R-CNN, as configs/ga_faster_R_50.yaml."""
 
+# What is imported is part of the config.
+# ruff: noqa: F401
+
 from .common.coco_1x import dataloader, lr_multiplier, optimizer, train
 from .common.ga_faster_rcnn import model
 

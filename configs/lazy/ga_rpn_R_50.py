@@ -1,5 +1,8 @@
 """GA-RPN, as configs/ga_rpn_R_50.yaml."""
 
+# What is imported is part of the config.
+# ruff: noqa: F401
+
 from detectron2.config import LazyCall as L
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 

@@ -229,9 +229,7 @@ def _dataset_names(cfg: DictConfig, key: str) -> list[str]:
     if isinstance(names, str):
         return [names]
     if key.startswith("dataloader.test"):
-        raise ConfigError(
-            f"{key} {list(names)} must be one name: an evaluator scores one data set"
-        )
+        raise ConfigError(f"{key} {list(names)} must be one name: an evaluator scores one data set")
     return list(names)
 
 

@@ -7,7 +7,14 @@ Importing this package makes detectron2's ``PathManager``, and so ``MODEL.WEIGHT
 from .errors import ModelZooError
 from .handler import register_handler
 from .published import IMAGENET_BACKBONES, PUBLISHED_MODELS, PublishedModel
-from .zoo import get, get_checkpoint_url, get_config, get_config_file, list_names
+from .zoo import (
+    get,
+    get_checkpoint_url,
+    get_config,
+    get_config_file,
+    get_lazy_config,
+    list_names,
+)
 
 __all__ = [
     "IMAGENET_BACKBONES",
@@ -18,6 +25,7 @@ __all__ = [
     "get_checkpoint_url",
     "get_config",
     "get_config_file",
+    "get_lazy_config",
     "list_names",
 ]
 

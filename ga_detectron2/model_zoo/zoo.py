@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, LazyConfig, get_cfg
 from detectron2.modeling import build_model
+from omegaconf import DictConfig
 from torch import nn
 
 from ..checkpoint import GACheckpointer
@@ -12,7 +13,14 @@ from ..config import add_ga_config
 from .errors import ModelZooError
 from .handler import ModelZooHandler, find_file
 
-__all__ = ["get", "get_checkpoint_url", "get_config", "get_config_file", "list_names"]
+__all__ = [
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "get_lazy_config",
+    "list_names",
+]
 
 
 def list_names() -> list[str]:
@@ -24,13 +32,13 @@ def get_config_file(name: str) -> str:
     """Return the path of a configuration.
 
     Args:
-        name: such as ``ga_faster_R_50``, with or without ``.yaml``.
+        name: such as ``ga_faster_R_50`` or ``recipes/ga_mask_R_50``, with or without ``.yaml``.
 
     Raises:
         ModelZooError: (a RuntimeError) if there is no such configuration.
     """
     name = name.removesuffix(".yaml")
-    if name not in list_names():
+    if name not in list_names() and name not in _recipes():
         raise ModelZooError(f"there is no model '{name}', only {', '.join(list_names())}")
     return str(_config_dir() / f"{name}.yaml")
 
@@ -52,6 +60,27 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     if trained:
         get_checkpoint_url(name)
         cfg.MODEL.WEIGHTS = ModelZooHandler.PREFIX + name.removesuffix(".yaml")
+    return cfg
+
+
+def get_lazy_config(name: str, trained: bool = False) -> DictConfig:
+    """Return the Python configuration of a model, of those in ``configs/lazy``.
+
+    Args:
+        name: such as ``ga_faster_R_50``, with or without ``.py``.
+        trained: let ``train.init_checkpoint`` be the published weights.
+
+    Raises:
+        ModelZooError: if there is no such configuration, or there are no published weights.
+    """
+    name = name.removesuffix(".py")
+    files = {path.stem: path for path in (_config_dir() / "lazy").glob("*.py")}
+    if name not in files:
+        raise ModelZooError(f"there is no lazy config '{name}', only {', '.join(sorted(files))}")
+    cfg = LazyConfig.load(str(files[name]))
+    if trained:
+        get_checkpoint_url(name)
+        cfg.train.init_checkpoint = ModelZooHandler.PREFIX + name
     return cfg
 
 
@@ -85,6 +114,10 @@ def get_checkpoint_url(name: str) -> str:
         ModelZooError: (a RuntimeError) if there are none.
     """
     return find_file(name.removesuffix(".yaml")).url
+
+
+def _recipes() -> list[str]:
+    return [f"recipes/{path.stem}" for path in (_config_dir() / "recipes").glob("*.yaml")]
 
 
 def _config_dir() -> Path:

@@ -2,13 +2,27 @@
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 
 from ga_detectron2.engine import load_config
-from tests.recipes.runs import CONFIGS, GA_LOSSES, load_script, losses, metrics
+from tests.recipes.runs import (
+    CONFIGS,
+    GA_LOSSES,
+    PROJECT,
+    load_script,
+    losses,
+    metrics,
+    narrow_overrides,
+)
 
 BOX_LOSSES = {"loss_cls", "loss_box_reg"}
 STAGE_LOSSES = {f"{loss}_stage{i}" for loss in BOX_LOSSES for i in range(3)}
@@ -106,7 +120,7 @@ def test_mistakes_are_told_before_the_run(
 def test_one_gpu_is_the_same_schedule_by_images() -> None:
     eight = load_config(str(CONFIGS / "ga_faster_R_50.yaml")).SOLVER
     one = load_config(str(CONFIGS / "recipes" / "ga_faster_R_50_one_gpu.yaml")).SOLVER
-    assert one.BASE_LR / one.IMS_PER_BATCH == pytest.approx(eight.BASE_LR / eight.IMS_PER_BATCH)
+    assert eight.BASE_LR * one.IMS_PER_BATCH == one.BASE_LR * eight.IMS_PER_BATCH
     for key in ("MAX_ITER", "WARMUP_ITERS"):
         assert one[key] * one.IMS_PER_BATCH == eight[key] * eight.IMS_PER_BATCH
     assert [s * one.IMS_PER_BATCH for s in one.STEPS] == [
@@ -135,3 +149,138 @@ def test_large_images_are_cropped_and_not_resized(
     assert "bbox/AP" in metrics(output)
     printed = capfd.readouterr().out
     assert "RandomCrop(crop_type='absolute', crop_size=[48, 64])" in printed
+
+
+def save_initial_weights(path: Path, config: str, *overrides: str) -> dict[str, torch.Tensor]:
+    """The state of a new model, which is also written to ``path``."""
+    torch.manual_seed(5)
+    cfg = load_config(str(CONFIGS / f"{config}.yaml"), [*narrow_overrides(), *overrides])
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state}, path)
+    return state
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+def test_fine_tuning_on_stored_proposals(
+    train_net, arguments: Callable, shapes_with_parts: str, tmp_path: Path
+) -> None:
+    """A detector with an RPN goes on with proposals of a GA-RPN, from the weights it had."""
+    save_initial_weights(tmp_path / "rpn.pth", "ga_rpn_R_50")
+    detector = save_initial_weights(
+        tmp_path / "detector.pth",
+        "ga_faster_R_50",
+        *("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", "1"),
+    )
+    proposals = tmp_path / "proposals.pkl"
+    load_script("dump_proposals").main(
+        [
+            *("--config-file", str(CONFIGS / "ga_rpn_R_50.yaml")),
+            *("--dataset", shapes_with_parts, "--dataset-name", "ga_parts"),
+            *("--output", str(proposals)),
+            *narrow_overrides(),
+            *("MODEL.WEIGHTS", str(tmp_path / "rpn.pth"), "DATASETS.TEST", "('ga_parts',)"),
+        ]
+    )
+    train_net.main(
+        arguments(
+            "recipes/finetune_faster_R_50",
+            MODEL__WEIGHTS=tmp_path / "detector.pth",
+            DATASETS__PROPOSAL_FILES_TRAIN=(str(proposals),),
+            DATASETS__PROPOSAL_FILES_TEST=(str(proposals),),
+            SOLVER__BASE_LR=0.0,
+        )
+    )
+    output = tmp_path / "output"
+    check_losses(output, BOX_LOSSES)
+    assert "bbox/AP" in metrics(output)
+    # At a rate of 0, what was trained before is what comes out.
+    found = final_weights(output)
+    assert not any("proposal_generator" in name for name in found)
+    parameters = [n for n in found if n.endswith((".weight", ".bias")) and ".norm." not in n]
+    assert any(n.startswith("roi_heads.box_predictor") for n in parameters)
+    assert all(torch.equal(found[n], detector[n]) for n in parameters)
+
+
+def test_fine_tuning_keeps_what_the_weights_were_trained_with() -> None:
+    """detectron2's own Faster R-CNN decides what the recipe may not change."""
+    from detectron2 import model_zoo
+
+    theirs = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    ours = load_config(str(CONFIGS / "recipes" / "finetune_faster_R_50.yaml"))
+    assert ours.MODEL.ROI_BOX_HEAD == theirs.MODEL.ROI_BOX_HEAD
+    assert ours.MODEL.RESNETS == theirs.MODEL.RESNETS
+    assert ours.MODEL.FPN == theirs.MODEL.FPN
+    assert ours.MODEL.PIXEL_MEAN == theirs.MODEL.PIXEL_MEAN
+    assert ours.MODEL.PIXEL_STD == theirs.MODEL.PIXEL_STD
+    url = model_zoo.get_checkpoint_url("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    assert url.endswith(ours.MODEL.WEIGHTS.removeprefix("detectron2://"))
+    epoch = 117266 / ours.SOLVER.IMS_PER_BATCH
+    assert ours.SOLVER.MAX_ITER / epoch == pytest.approx(3, rel=0.001)
+    assert ours.SOLVER.STEPS[0] / epoch == pytest.approx(2, rel=0.001)
+
+
+def test_few_classes_start_from_a_model_of_eighty(
+    train_net, arguments: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    published = save_initial_weights(tmp_path / "published.pth", "ga_faster_R_50")
+    train_net.main(
+        arguments(
+            "recipes/few_classes_R_50",
+            MODEL__WEIGHTS=tmp_path / "published.pth",
+            SOLVER__BASE_LR=0.0,
+        )
+    )
+    output = tmp_path / "output"
+    check_losses(output, GA_LOSSES | BOX_LOSSES)
+    found = final_weights(output)
+    parameters = [n for n in found if n.endswith((".weight", ".bias")) and ".norm." not in n]
+    new = {n for n in parameters if not torch.equal(found[n], published[n])}
+    assert new == {
+        f"roi_heads.box_predictor.{layer}.{kind}"
+        for layer in ("cls_score", "bbox_pred")
+        for kind in ("weight", "bias")
+    }
+    assert found["roi_heads.box_predictor.cls_score.weight"].shape[0] == 2  # and background
+    assert "roi_heads.box_predictor.cls_score.weight" in capfd.readouterr().out  # a warning
+
+
+@pytest.mark.gpu
+def test_mixed_precision(train_net, arguments: Callable, tmp_path: Path) -> None:
+    train_net.main(arguments("recipes/ga_faster_R_50_amp", MODEL__DEVICE="cuda"))
+    check_losses(tmp_path / "output", GA_LOSSES | BOX_LOSSES)
+
+
+@pytest.mark.slow
+def test_two_machines(arguments: Callable, tmp_path: Path) -> None:
+    """Both on this one, with a process each, which find each other by the address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    processes = []
+    for rank in (0, 1):
+        argv = arguments(
+            "ga_rpn_R_50",
+            *("--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url),
+            OUTPUT_DIR=tmp_path / f"machine{rank}",
+            DATASETS__TEST="()",
+        )
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "train_net.py"), *argv],
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=300) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-2000:]
+    assert "World size: 2" in outputs[0][0]
+    check_losses(tmp_path / "machine0", GA_LOSSES)
+    assert (tmp_path / "machine0" / "model_final.pth").is_file()
+    assert not (tmp_path / "machine1" / "model_final.pth").exists()

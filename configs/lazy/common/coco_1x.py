@@ -15,4 +15,4 @@ train = model_zoo.get_config("common/train.py").train
 train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 train.seed = -1
 # The norm over the whole model, for tools/lazyconfig_train_net.py. max_norm=null: no clipping.
-train.clip_gradients = dict(max_norm=35.0, norm_type=2.0)
+train.clip_gradients = {"max_norm": 35.0, "norm_type": 2.0}
