@@ -56,7 +56,14 @@ class FeatureAdaption(nn.Module):
         Args:
             in_channels, out_channels: of the feature map.
             deform_groups: groups of input channels that share their offsets.
+
+        Raises:
+            ValueError: the channels cannot be divided so.
         """
+        if in_channels % deform_groups:
+            raise ValueError(
+                f"deform_groups {deform_groups} does not divide the {in_channels} channels"
+            )
         super().__init__()
         self.deform_groups = deform_groups
         self.offset = nn.Conv2d(2, deform_groups * TAPS * 2, 1, bias=False)
