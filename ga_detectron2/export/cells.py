@@ -1,0 +1,74 @@
+"""The cells that pass the location filter, found in a way that a trace follows to other sizes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ga_detectron2.modeling.anchors import make_guided_anchors
+from ga_detectron2.modeling.feature_adaption import FeatureRows
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
+
+
+class Level(NamedTuple):
+    """One level of one image.
+
+    Attributes:
+        kept: (H * W,) bool, cells that pass the location filter.
+        shape_deltas: (H * W, 2), the shape outputs.
+        height, width: of the map in cells; in a trace, tensors without axes.
+        stride: pixels from a cell to the next.
+    """
+
+    kept: Tensor
+    shape_deltas: Tensor
+    height: int
+    width: int
+    stride: int
+
+    def guided_anchors(self, guided_anchoring: GuidedAnchoring, cells: Tensor) -> Tensor:
+        """(K, 4) guided anchors, in pixels, of cells (K,)."""
+        # A grid of all cells, as it is kept for every size, would be a constant of the trace.
+        position = torch.stack([cells % self.width, cells // self.width], dim=1)
+        centers = position.to(torch.float32) * self.stride
+        return make_guided_anchors(
+            centers,
+            torch.full_like(centers[:, 0], self.stride),
+            self.shape_deltas[cells],
+            guided_anchoring.base_scale,
+            guided_anchoring.shape_weights,
+        )
+
+
+def levels_by_image(
+    guided_anchoring: GuidedAnchoring,
+    features: list[FeatureRows],
+    loc_logits: Tensor,
+    shape_deltas: Tensor,
+) -> list[list[Level]]:
+    """Cut the outputs of the two branches into levels.
+
+    Args:
+        guided_anchoring: with the filter's threshold and the strides.
+        features: L levels of N images, for their sizes.
+        loc_logits: (N, R).
+        shape_deltas: (N, R, 2).
+
+    Returns:
+        N lists of L levels. The number of images is fixed in a trace, that of cells is not.
+    """
+    counts = [x.height * x.width for x in features]
+    kept = (loc_logits.sigmoid() >= guided_anchoring.loc_filter_thresh).split(counts, dim=1)
+    deltas = shape_deltas.split(counts, dim=1)
+    return [
+        [
+            Level(k[n], d[n], x.height, x.width, stride)
+            for k, d, x, stride in zip(kept, deltas, features, guided_anchoring.strides, strict=True)
+        ]
+        for n in range(features[0].rows.shape[0])
+    ]
+
+
+def of_image(features: FeatureRows, n: int) -> FeatureRows:
+    """The ``n``-th image's part of a batch's features."""
+    return features._replace(rows=features.rows[n : n + 1])

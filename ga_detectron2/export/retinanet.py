@@ -1,0 +1,110 @@
+"""GA-RetinaNet's inference in a form that can be traced: sizes and numbers of cells stay open."""
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Boxes, ImageList, Instances
+from torch import Tensor, nn
+
+from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows
+from ga_detectron2.modeling.retinanet import GARetinaNet, HeadOutput, NeighboringCells
+from ga_detectron2.modeling.sparse_conv import conv3x3_at_cells
+
+from .cells import Level, levels_by_image, of_image
+from .feature_adaption import adapt_cells
+
+
+class TraceableGARetinaNet(DenseDetector):
+    """Takes the place of a :class:`GARetinaNet` for a trace.
+
+    It has that one's layers, and detects the same boxes. It cannot train.
+    """
+
+    def __init__(self, model: GARetinaNet):
+        super().__init__(
+            model.backbone,
+            model.head,
+            model.head_in_features,
+            pixel_mean=model.pixel_mean.flatten().tolist(),
+            pixel_std=model.pixel_std.flatten().tolist(),
+        )
+        self.settings = model
+        self.to(model.device)
+        self.eval()
+
+    def forward_inference(
+        self, images: ImageList, features: list[Tensor], predictions: HeadOutput
+    ) -> list[Instances]:
+        """As :meth:`GARetinaNet.forward_inference`."""
+        levels = levels_by_image(
+            self.settings.guided_anchoring,
+            predictions.cls_features,
+            predictions.loc_logits,
+            predictions.shape_deltas,
+        )
+        return [
+            self._detect(
+                [of_image(x, n) for x in predictions.cls_features],
+                [of_image(x, n) for x in predictions.bbox_features],
+                levels[n],
+                size,
+            )
+            for n, size in enumerate(images.image_sizes)
+        ]
+
+    def _detect(
+        self,
+        cls_features: list[FeatureRows],
+        bbox_features: list[FeatureRows],
+        levels: list[Level],
+        image_size: tuple[int, int],
+    ) -> Instances:
+        candidates = [
+            self._best_of_level(*level)
+            for level in zip(cls_features, bbox_features, levels, strict=True)
+        ]
+        boxes, scores, classes = (torch.cat(x) for x in zip(*candidates, strict=True))
+        finite = boxes.isfinite().all(dim=1)
+        pred_boxes = Boxes(boxes[finite])
+        pred_boxes.clip(image_size)
+        scores, classes = scores[finite], classes[finite]
+        keep = batched_nms(pred_boxes.tensor, scores, classes, self.settings.test_nms_thresh)
+        keep = keep[: self.settings.max_detections_per_image]
+        return Instances(
+            image_size,
+            pred_boxes=pred_boxes[keep],
+            scores=scores[keep],
+            pred_classes=classes[keep],
+        )
+
+    def _best_of_level(
+        self, cls_features: FeatureRows, bbox_features: FeatureRows, level: Level
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (k, 4), scores (k,) and classes (k,) of the level's best cells."""
+        head, settings = self.head, self.settings
+        cells = NeighboringCells.of(level.kept[None], (level.height, level.width))
+        deltas = level.shape_deltas[cells.known]
+        logits = _at_cells(head.feature_adaption_cls, head.cls_score, cls_features, deltas, cells)
+        box_deltas = _at_cells(
+            head.feature_adaption_bbox, head.bbox_pred, bbox_features, deltas, cells
+        )
+        anchors = level.guided_anchors(settings.guided_anchoring, cells.cells)
+        boxes = settings.box2box_transform.apply_deltas(box_deltas, anchors)
+
+        scores = logits.sigmoid()
+        num_cells = torch.as_tensor(scores.shape[0])  # in a trace it is a tensor anyway
+        best = scores.amax(dim=1).topk(num_cells.clamp(max=settings.test_topk_candidates)).indices
+        scores, boxes = scores[best], boxes[best]
+        cell, pred_class = (scores > settings.test_score_thresh).nonzero().unbind(dim=1)
+        return boxes[cell], scores[cell, pred_class], pred_class
+
+
+def _at_cells(
+    adaption: FeatureAdaption,
+    conv: nn.Conv2d,
+    features: FeatureRows,
+    shape_deltas: Tensor,
+    cells: NeighboringCells,
+) -> Tensor:
+    adapted = adapt_cells(adaption, features, cells.known, shape_deltas)
+    return conv3x3_at_cells(adapted, cells.neighbors, conv).float()

@@ -1,0 +1,64 @@
+"""A model as it can be traced, and what is asked of a model, traceable or not."""
+
+import copy
+from typing import Any
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.meta_arch import ProposalNetwork
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector
+from detectron2.structures import Instances
+from torch import nn
+
+from ga_detectron2.modeling import GARetinaNet, GuidedAnchorRPN
+
+from .retinanet import TraceableGARetinaNet
+from .rpn import TraceableGuidedAnchorRPN
+
+
+def make_traceable(model: nn.Module) -> nn.Module:
+    """The same model, on the same weights, with its guided anchors in a form that can be traced.
+
+    Args:
+        model: any model of detectron2's with a ``GuidedAnchorRPN``, or a ``GARetinaNet``; in
+            inference mode.
+
+    Raises:
+        ValueError: another model, or one in training mode.
+    """
+    if model.training:
+        raise ValueError("only a model in inference mode can be exported: call model.eval() first")
+    if isinstance(model, GARetinaNet):
+        return TraceableGARetinaNet(model)
+    generator = getattr(model, "proposal_generator", None)
+    if not isinstance(generator, GuidedAnchorRPN):
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported: expected a GARetinaNet or a model whose "
+            f"proposal_generator is a GuidedAnchorRPN, not {type(generator).__name__}"
+        )
+    traceable = copy.copy(model)
+    # The copy gets a table of parts of its own, and so its own proposal generator.
+    traceable._modules = {**model._modules, "proposal_generator": TraceableGuidedAnchorRPN(generator)}
+    return traceable.eval()
+
+
+def infer(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
+    """What ``model`` finds, in pixels of the images that it is given.
+
+    Args:
+        model: a ``GeneralizedRCNN``, a ``ProposalNetwork`` or a dense detector.
+        batched_inputs: N times ``{"image": (C, H, W)}``.
+
+    Returns:
+        N Instances; not rescaled to ``"height"`` and ``"width"``, and masks not pasted.
+    """
+    if isinstance(model, GeneralizedRCNN):
+        return model.inference(batched_inputs, do_postprocess=False)
+    if isinstance(model, ProposalNetwork):
+        return [x["proposals"] for x in model([{"image": x["image"]} for x in batched_inputs])]
+    if isinstance(model, DenseDetector):
+        images = model.preprocess_image(batched_inputs)
+        features = model.backbone(images.tensor)
+        features = [features[f] for f in model.head_in_features]
+        return model.forward_inference(images, features, model.head(features))
+    raise ValueError(f"{type(model).__name__} is no model whose results this can read")
