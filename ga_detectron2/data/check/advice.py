@@ -247,7 +247,8 @@ def _say_input(inputs: list[Trial], best: Trial) -> str:
 def _say_ratios(current: Trial, best: Trial, change: bool) -> str:
     here = (
         f"{_percent(current.positive)} of the objects are covered so well by an approximate anchor "
-        "that all such cells learn their shape, the others by no more than the cells that tie for the best"
+        "that all such cells learn their shape, the others at most by the cells that tie for the "
+        "best"
     )
     if not change:
         return f"ASPECT_RATIOS {list(current.aspect_ratios)} suit: {here}."

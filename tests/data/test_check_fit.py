@@ -1,0 +1,189 @@
+"""Closed forms of IoU against a search over all cells and a fine grid of shapes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+
+from ga_detectron2.data.check.advice import _sample
+from ga_detectron2.data.check.fit import (
+    RPN_RATIOS,
+    best_anchors,
+    centered_iou,
+    fit,
+    ideal_iou,
+    offsets,
+)
+from ga_detectron2.data.check.objects import Geometry, Objects
+from ga_detectron2.data.check.statistics import (
+    ELONGATED_BINS,
+    RATIO_BINS,
+    fit_statistics,
+    level_statistics,
+    size_statistics,
+)
+
+GEOMETRY = Geometry((4, 8, 16), 4, 3, (0.5, 1.0, 2.0), 0.3, 0.7)
+WIDTH, HEIGHT = 150, 101
+
+
+def make_objects(count: int, seed: int = 0) -> Objects:
+    """Boxes of any shape within an image of WIDTH x HEIGHT pixels."""
+    random = np.random.default_rng(seed)
+    limits = np.array([WIDTH, HEIGHT])
+    sizes = np.minimum(np.exp(random.uniform(math.log(2), math.log(140), (count, 2))), limits)
+    corners = random.uniform(0, 1, (count, 2)) * (limits - sizes)
+    boxes = torch.from_numpy(np.hstack([corners, corners + sizes])).float()
+    return Objects(
+        boxes,
+        torch.tensor([[WIDTH, HEIGHT]]).float().repeat(count, 1),
+        torch.zeros(count, dtype=torch.int64),
+        torch.arange(count),
+    )
+
+
+def search_best(objects: Objects, anchors_of_stride) -> np.ndarray:
+    """Of each box the best IoU with any anchor on any cell, one after the other."""
+    anchors = []
+    for stride in GEOMETRY.strides:
+        for y in range(0, HEIGHT, stride):
+            for x in range(0, WIDTH, stride):
+                for w, h in anchors_of_stride(stride):
+                    anchors.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+    iou = pairwise_iou(Boxes(objects.boxes), Boxes(torch.tensor(anchors)))
+    return iou.amax(dim=1).numpy()
+
+
+def fixed(scales: int, ratios) -> object:
+    def anchors_of_stride(stride: int) -> list[tuple[float, float]]:
+        sides = [GEOMETRY.base_scale * stride * 2 ** (i / scales) for i in range(scales)]
+        return [(a / r**0.5, a * r**0.5) for a in sides for r in ratios]
+
+    return anchors_of_stride
+
+
+def test_fixed_anchors_against_a_search_over_all_cells() -> None:
+    objects = make_objects(80)
+    found = fit(objects, GEOMETRY)
+    kinds = {
+        "square": fixed(1, (1.0,)),
+        "three_ratios": fixed(1, RPN_RATIOS),
+        "approximate": fixed(3, (0.5, 1.0, 2.0)),
+    }
+    for name, anchors in kinds.items():
+        expected = search_best(objects, anchors)
+        np.testing.assert_allclose(getattr(found, name).numpy(), expected, atol=2e-6)
+    best = best_anchors(objects.boxes, objects.image_sizes, GEOMETRY)
+    iou = pairwise_iou(Boxes(best.boxes), Boxes(objects.boxes)).diagonal()
+    torch.testing.assert_close(iou, found.approximate, atol=2e-6, rtol=0)
+    torch.testing.assert_close(iou, best.iou, atol=2e-6, rtol=0)
+    centers = (best.boxes[:, :2] + best.boxes[:, 2:]) / 2
+    stride = torch.tensor(GEOMETRY.strides)[best.level][:, None]
+    torch.testing.assert_close(centers / stride, (centers / stride).round())
+
+
+def test_ideal_anchor_against_a_search_over_cells_and_shapes() -> None:
+    objects = make_objects(12, seed=1)
+    found = fit(objects, GEOMETRY).ideal
+    for box, ideal in zip(objects.boxes.tolist(), found.tolist(), strict=True):
+        w, h = box[2] - box[0], box[3] - box[1]
+        # DESIGN's rule: the level whose square is nearest in octaves.
+        level = math.floor(math.log2(math.sqrt(w * h)) - math.log2(16) + 0.5)
+        stride = GEOMETRY.strides[min(max(level, 0), 2)]
+        # The middle of a step is nearest to a value in it: the search may miss by half a step.
+        widths, heights = (np.geomspace(side / 3, side * 5, 240) for side in (w, h))
+        x, y = np.meshgrid(np.arange(0, WIDTH, stride), np.arange(0, HEIGHT, stride))
+        best = 0.0
+        for cx, cy in zip(x.ravel(), y.ravel(), strict=True):
+            if abs(cx - (box[0] + box[2]) / 2) > stride or abs(cy - (box[1] + box[3]) / 2) > stride:
+                continue
+            left, right = np.maximum(cx - widths / 2, box[0]), np.minimum(cx + widths / 2, box[2])
+            top, bottom = np.maximum(cy - heights / 2, box[1]), np.minimum(cy + heights / 2, box[3])
+            shared = np.outer((right - left).clip(0), (bottom - top).clip(0))
+            best = max(best, (shared / (w * h + np.outer(widths, heights) - shared)).max())
+        assert best <= ideal + 1e-5
+        assert ideal - best < 0.02
+
+
+def test_ideal_iou_takes_each_of_the_four_shapes() -> None:
+    sizes = torch.tensor([[10.0, 10], [10, 10], [10, 10], [10, 10], [10, 10]])
+    away = torch.tensor([[0.0, 0], [2, 2], [0.5, 5], [5, 0.5], [0.0, 3]])
+    expected = [
+        1.0,
+        100 / 14**2,  # around the box in both directions
+        90 / (100 + 9 * 20 - 90),  # within its width, around its height
+        90 / (100 + 9 * 20 - 90),
+        100 / 160,
+    ]
+    torch.testing.assert_close(ideal_iou(sizes, away), torch.tensor(expected))
+
+
+def test_ideal_is_a_bound_for_any_anchor_on_the_same_centre() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes, anchors = (torch.rand(20000, 2, generator=generator) * 20 + 0.5 for _ in range(2))
+    away = torch.rand(20000, 2, generator=generator) * 8
+    assert (centered_iou(sizes, away, anchors) <= ideal_iou(sizes, away) + 1e-6).all()
+
+
+def test_nearest_cells_lie_within_the_image() -> None:
+    boxes = torch.tensor([[140.0, 90, 150, 101]])  # its centre, (145, 95.5), by stride 16: 9.06, 6
+    away = offsets(boxes, torch.tensor([[150.0, 101]]), (4, 16, 64))
+    # Rows 0 to 25, 6, 1 and columns 0 to 37, 9, 2 lie within.
+    torch.testing.assert_close(away[0], torch.tensor([[1.0, 0.5], [1, 0.5], [17, 31.5]]))
+    beyond = offsets(torch.tensor([[120.0, 90, 150, 101]]), torch.tensor([[120.0, 101]]), (16,))
+    torch.testing.assert_close(beyond[0, 0], torch.tensor([135 - 7 * 16.0, 0.5]))
+
+
+def test_statistics_count_what_is_there() -> None:
+    sides = [(16, 16), (4, 4), (64, 64), (100, 100), (8, 80), (80, 8), (16, 32)]
+    boxes = torch.tensor([[40.0, 40, 40 + w, 40 + h] for w, h in sides])
+    objects = Objects(
+        boxes,
+        torch.full((7, 2), 200.0),
+        torch.tensor([0, 0, 0, 0, 0, 0, 1]),
+        torch.arange(7),
+    )
+    found = level_statistics(objects, GEOMETRY)
+    assert [x["square"] for x in found["levels"]] == [16, 32, 64]
+    # sqrt(8 * 80) = 25.3 and sqrt(16 * 32) = 22.63, at or above the border at 16 * sqrt(2).
+    assert [x["objects"] for x in found["levels"]] == [2, 3, 2]
+    assert sum(sum(x["by_ratio"]) for x in found["levels"]) == 7
+    by_ratio = dict(
+        zip(RATIO_BINS, np.sum([x["by_ratio"] for x in found["levels"]], 0), strict=True)
+    )
+    assert by_ratio == {
+        "1:6+": 1,
+        "1:3+": 0,
+        "1:1.5+": 1,
+        "1:1": 4,
+        "1.5:1+": 0,
+        "3:1+": 0,
+        "6:1+": 1,
+    }
+    assert (found["below"], found["above"]) == (1, 1)
+    sizes = size_statistics(objects)
+    assert sizes["elongation"]["0.99"] == pytest.approx(10)
+    assert sizes["shorter_side"]["0.5"] == 16
+    fitted = fit_statistics(objects, fit(objects, GEOMETRY), GEOMETRY)
+    assert fitted["all"]["objects"] == 7
+    assert sum(fitted["by_ratio"][name]["objects"] for name in ELONGATED_BINS) == 2
+    assert fitted["by_ratio"]["3:1+"]["ideal"] is None
+    # The box of 4 pixels has at most 1/16 of the smallest square.
+    assert fitted["all"]["without_shape_target"] >= 1
+
+
+def test_objects_that_share_a_cell() -> None:
+    boxes = torch.tensor([[10.0, 10, 26, 26], [11, 11, 25, 25], [30, 10, 46, 26], [10, 10, 26, 26]])
+    images = torch.tensor([0, 0, 0, 1])
+    objects = Objects(boxes, torch.full((4, 2), 99.0), images, torch.arange(4))
+    assert level_statistics(objects, GEOMETRY)["sharing_a_cell"] == 2
+
+
+def test_a_sample_keeps_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ga_detectron2.data.check.advice.MAX_OBJECTS", 30)
+    objects = make_objects(100)
+    sample = _sample(objects)
+    assert len(sample.boxes) == len(sample.annotation_of.unique()) == 30
+    assert torch.equal(objects.boxes[sample.annotation_of], sample.boxes)
