@@ -1,0 +1,18 @@
+"""Export: models as TorchScript or ONNX, and what runs those."""
+
+from .comparison import Differences, compare_results
+from .onnx import DEFAULT_OPSET, export_onnx
+from .runtime import ExportedModel
+from .torchscript import export_torchscript
+from .traceable import infer, make_traceable
+
+__all__ = [
+    "DEFAULT_OPSET",
+    "Differences",
+    "ExportedModel",
+    "compare_results",
+    "export_onnx",
+    "export_torchscript",
+    "infer",
+    "make_traceable",
+]

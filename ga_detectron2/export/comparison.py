@@ -1,0 +1,69 @@
+"""How far two lists of results are apart."""
+
+from typing import NamedTuple
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+# Results that differ by more than this many pixels, or this much score, are not the same result.
+PAIR_WITHIN_PIXELS = 1.0
+PAIR_WITHIN_SCORE = 0.01
+
+
+class Differences(NamedTuple):
+    """Of what an exported model found to what its original did.
+
+    Attributes:
+        found, expected: numbers of results.
+        unmatched: results of either that the other does not have, of the same class, within 1 pixel
+            and 0.01 of score.
+        box: largest difference of a coordinate of the others, in pixels.
+        score: largest difference of a score of the others.
+    """
+
+    found: int
+    expected: int
+    unmatched: int
+    box: float
+    score: float
+
+
+def compare_results(found: Instances, expected: Instances) -> Differences:
+    """Compare the results of one image, in whatever order those of nearly equal scores come."""
+    boxes, scores, classes = _parts(found)
+    their_boxes, their_scores, their_classes = _parts(expected)
+    if not len(boxes) or not len(their_boxes):
+        return Differences(len(boxes), len(their_boxes), len(boxes) + len(their_boxes), 0.0, 0.0)
+    box = (boxes[:, None] - their_boxes).abs().amax(dim=2)
+    score = (scores[:, None] - their_scores).abs()
+    same = classes[:, None] == their_classes
+    same &= (box <= PAIR_WITHIN_PIXELS) & (score <= PAIR_WITHIN_SCORE)
+    distance = torch.where(same, box / PAIR_WITHIN_PIXELS + score / PAIR_WITHIN_SCORE, torch.inf)
+    nearest, partner = distance.min(dim=1)
+    mine = nearest.isfinite()
+    unmatched = int((~mine).sum() + (~same.any(dim=0)).sum())
+    if not mine.any():
+        return Differences(len(boxes), len(their_boxes), unmatched, 0.0, 0.0)
+    pairs = torch.arange(len(boxes))[mine], partner[mine]
+    return Differences(
+        len(boxes),
+        len(their_boxes),
+        unmatched,
+        box[pairs].max().item(),
+        score[pairs].max().item(),
+    )
+
+
+def _parts(results: Instances) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes, scores from 0 to 1 and classes, on the CPU."""
+    if results.has("proposal_boxes"):
+        boxes, scores = results.proposal_boxes.tensor, results.objectness_logits.sigmoid()
+        classes = torch.zeros(len(boxes), dtype=torch.int64)
+    else:
+        boxes, scores, classes = (
+            results.pred_boxes.tensor,
+            results.scores,
+            results.pred_classes,
+        )
+    return boxes.cpu(), scores.cpu(), classes.cpu()

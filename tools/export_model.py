@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""Export a trained model as TorchScript or ONNX, for one image of any size at a time.
+
+Writes model.ts or model.onnx, and model.json, which says what goes in and what comes out. A model
+takes an image as float32 (C, H, W), from 0 to 255, with channels in the order of INPUT.FORMAT, and
+returns boxes, scores and classes in pixels of that image. It neither reads nor resizes images.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.logger import setup_logger
+from torch import Tensor, nn
+
+from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.engine import (
+    ConfigError,
+    GATrainer,
+    check_run,
+    load_config,
+    use_available_device,
+)
+from ga_detectron2.export import (
+    DEFAULT_OPSET,
+    ExportedModel,
+    compare_results,
+    infer,
+)
+from ga_detectron2.export.folder import export_folder
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    parser.add_argument(
+        "--format",
+        choices=["torchscript", "onnx"],
+        default="torchscript",
+        help="torchscript, traced, or onnx (default: torchscript)",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--sample-image",
+        metavar="IMAGE",
+        help="what to trace the model on (default: noise, since what an image shows has no "
+        "influence on the trace)",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="compare what the exported model finds in these with what the model does, each at the "
+        "size of INPUT.MIN_SIZE_TEST and at half of it",
+    )
+    parser.add_argument(
+        "--run-eval", action="store_true", help="score the exported model on DATASETS.TEST"
+    )
+    parser.add_argument(
+        "--dataset",
+        action="append",
+        default=[],
+        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
+        help="register a data set in COCO's format under NAME, for use in DATASETS.TEST; may be "
+        "given several times",
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=DEFAULT_OPSET,
+        metavar="N",
+        help=f"of the ONNX operators, at least 16 (default: {DEFAULT_OPSET})",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    args = parser.parse_intermixed_args(argv)
+    if args.opset < 16:
+        parser.error(f"--opset must be at least 16, which has detectron2's ROIAlign, not {args.opset}")
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        parser.error(f"--output: {args.output} is a file, not a folder")
+    for option, file in [("--sample-image", args.sample_image), *(("--check", x) for x in args.check)]:
+        if file and not Path(file).is_file():
+            parser.error(f"{option}: there is no file {file}")
+    if args.format == "onnx":
+        needed = ["onnx", "onnxruntime"] if args.check or args.run_eval else ["onnx"]
+        for name in needed:
+            if importlib.util.find_spec(name) is None:
+                parser.error(f"--format onnx needs the package {name}: pip install {name}")
+    return args
+
+
+def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
+    cfg = load_config(args.config_file, args.opts, args.dataset)
+    note = use_available_device(cfg)
+    if note:
+        print(f"export_model.py: {note}")
+    if args.run_eval:
+        check_run(cfg, eval_only=True)
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("there is nothing to export without weights: set MODEL.WEIGHTS")
+    model = GATrainer.build_model(cfg).eval()
+    GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return cfg, model
+
+
+def load_image(cfg: CfgNode, file: str, min_size: int) -> Tensor:
+    """As detectron2's DefaultPredictor gives it to a model: (C, H, W) float32."""
+    image = read_image(file, format=cfg.INPUT.FORMAT)
+    resize = T.ResizeShortestEdge([min_size, min_size], cfg.INPUT.MAX_SIZE_TEST)
+    resized = resize.get_transform(image).apply_image(image)
+    return torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
+
+
+def sample_image(cfg: CfgNode, file: str | None) -> Tensor:
+    if file:
+        return load_image(cfg, file, cfg.INPUT.MIN_SIZE_TEST)
+    height = cfg.INPUT.MIN_SIZE_TEST
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (3, height, height + height // 3), generator=generator).float()
+
+
+def check(
+    cfg: CfgNode, model: nn.Module, exported: ExportedModel, files: list[str]
+) -> Iterator[list[str]]:
+    """Rows of a table of what is different, one for each image and size."""
+    for file in files:
+        for size in (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST // 2):
+            image = load_image(cfg, file, size)
+            start = time.perf_counter()
+            found = exported.infer(image)
+            middle = time.perf_counter()
+            with torch.no_grad():
+                (expected,) = infer(model, [{"image": image}])
+            end = time.perf_counter()
+            d = compare_results(found, expected)
+            yield [
+                Path(file).name,
+                f"{image.shape[1]} x {image.shape[2]}",
+                str(d.expected),
+                str(d.found),
+                str(d.unmatched),
+                f"{d.box:.1e}",
+                f"{d.score:.1e}",
+                f"{end - middle:.2f}",
+                f"{middle - start:.2f}",
+            ]
+
+
+CHECK_COLUMNS = [
+    "image",
+    "size",
+    "results",
+    "exported",
+    "without partner",
+    "largest difference of boxes (px)",
+    "of scores",
+    "seconds",
+    "exported",
+]
+
+
+def run(args: argparse.Namespace) -> None:
+    cfg, model = load_model(args)
+    image = sample_image(cfg, args.sample_image)
+    file = export_folder(cfg, model, image, args.output, args.format, args.opset)
+    size = file.stat().st_size / 2**20
+    print(f"export_model.py: wrote {file} ({size:.1f} MiB) and model.json beside it")
+    if not args.check and not args.run_eval:
+        return
+    exported = ExportedModel(args.output)
+    if args.check:
+        print("| " + " | ".join(CHECK_COLUMNS) + " |\n|" + " --- |" * len(CHECK_COLUMNS))
+        for row in check(cfg, model, exported, args.check):
+            print("| " + " | ".join(row) + " |", flush=True)
+    if args.run_eval:
+        setup_logger()
+        GATrainer.test(cfg, exported)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ConfigError, CheckpointError, OSError, ValueError) as error:
+        sys.exit(f"export_model.py: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
