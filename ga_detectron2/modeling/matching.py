@@ -18,7 +18,7 @@ from .targets import GroundTruth
 # Pairs of a box and an anchor that are compared at a time (but one box with all its anchors).
 PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
 # Neighbouring cells that are compared with a box, or not, together.
-CELLS_PER_RUN = 32
+CELLS_PER_RUN = 16
 
 
 class MatchRule(NamedTuple):
@@ -99,19 +99,23 @@ def _compare_near(
     Anchors are taken in runs of neighbouring cells. Most runs, seen as one box around all their
     anchors, do not touch a given ground-truth box, and need not be compared with it.
     """
-    found = _Found.nothing(inside)
+    R = inside.shape[1]
     length = CELLS_PER_RUN
-    padding = -inside.shape[1] % length
+    padding = -R % length
     runs = F.pad(coordinates, (0, padding)).unflatten(2, (-1, length))  # (4, N, runs, length)
     exists = F.pad(inside, (0, padding)).unflatten(1, (-1, length))
-    first = torch.where(exists, runs[:2], torch.inf).amin(dim=3)[:, :, None]
-    last = torch.where(exists, runs[2:], -torch.inf).amax(dim=3)[:, :, None]
+    # Bounds of each run, (N, 1, runs).
+    left, top = torch.where(exists, runs[:2], torch.inf).amin(dim=3)[:, :, None]
+    right, bottom = torch.where(exists, runs[2:], -torch.inf).amax(dim=3)[:, :, None]
     by_run = runs.permute(1, 2, 0, 3).flatten(0, 1).contiguous()  # (N * runs, 4, length)
-    for start, boxes, valid in _chunks(ground_truth, exists.numel()):
-        corners = boxes.permute(2, 0, 1)[..., None]  # (4, N, m, 1)
-        touch = (first < corners[2:]).all(dim=0) & (last > corners[:2]).all(dim=0)
-        image, box, run = (touch & valid[..., None]).nonzero().unbind(dim=1)
-        x1, y1, x2, y2 = by_run[image * exists.shape[1] + run].unbind(dim=1)  # (pairs, length)
+    near: list[tuple[Tensor, ...]] = []
+    # A few per cent of the runs touch a box as a rule, so chunks may be larger.
+    for start, boxes, valid in _chunks(ground_truth, exists.numel() // 4):
+        bx1, by1, bx2, by2 = boxes[..., None].unbind(dim=2)
+        touch = (left < bx2) & (right > bx1) & (top < by2) & (bottom > by1) & valid[..., None]
+        image, box, run = touch.nonzero().unbind(dim=1)
+        pairs = by_run.index_select(0, image * exists.shape[1] + run)
+        x1, y1, x2, y2 = pairs.unbind(dim=1)  # (pairs, length) each
         bx1, by1, bx2, by2 = boxes[image, box][..., None].unbind(dim=1)
         areas = (x2 - x1).mul_(y2 - y1).add_((bx2 - bx1) * (by2 - by1))
         width = torch.min(bx2, x2).sub_(torch.max(bx1, x1)).clamp_(min=0)
@@ -126,18 +130,12 @@ def _compare_near(
         pair, place = (claims | (iou >= rule.thresholds[0])).nonzero().unbind(dim=1)
         cells = run[pair] * length + place
         # Anchors that pad a run have no IoU, but may reach a threshold of 0.
-        pair, place, cells = (x[cells < inside.shape[1]] for x in (pair, place, cells))
-        found = found.merge(
-            start,
-            *_per_cell(
-                inside.shape,
-                image[pair] * inside.shape[1] + cells,
-                box[pair],
-                iou[pair, place],
-                claims[pair, place],
-            ),
-        )
-    return found
+        pair, place, cells = (x[cells < R] for x in (pair, place, cells))
+        cells += image[pair] * R
+        near.append((cells, box[pair] + start, iou[pair, place], claims[pair, place]))
+    if not near:
+        return _Found.nothing(inside)
+    return _Found(*_per_cell(inside.shape, *map(torch.cat, zip(*near, strict=True))))
 
 
 def match_approximate_anchors(

@@ -308,6 +308,15 @@ def chunks(request):
         yield
 
 
+@pytest.fixture(params=["near", "all"], scope="module")
+def comparison(request):
+    """The way of comparing guided anchors that a CPU takes, and the one for a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "all":
+            patch.setattr(matching, "_compare_near", matching._compare_all)
+        yield
+
+
 def whole_boxes(extent):
     """Boxes at whole numbers, on and around the map, some without an area or far outside."""
     position = st.integers(-extent // 4, extent)
@@ -566,7 +575,7 @@ def test_shape_targets_on_five_levels(rule, base_scale, first_stride, seed):
     check_clear_matches(ours, 0, index, label, clear)
 
 
-@pytest.mark.usefixtures("chunks")
+@pytest.mark.usefixtures("chunks", "comparison")
 @given(match_problems(), st.sampled_from(RULES), st.data())
 @settings(max_examples=60)
 def test_guided_anchor_matches(problem, rule, data):
@@ -594,6 +603,7 @@ def test_guided_anchor_matches(problem, rule, data):
         check_matches(ours, n, *twin_match(iou, inside[n].tolist(), rule, number=F32))
 
 
+@pytest.mark.usefixtures("comparison")
 @pytest.mark.parametrize(
     ("thresholds", "labels"), [((0.3, 0.7), (0, -1, 1)), ((0.5,), (0, 1)), ((0.4, 0.5), (0, -1, 1))]
 )
@@ -612,8 +622,8 @@ def test_labels_are_those_of_detectron2s_matcher(thresholds, labels):
         squares[None], inside, ground_truth_of([boxes.tolist()]), MatchRule(thresholds, labels, 0.0)
     )
     assert torch.equal(ours.labels[0], theirs.long())
-    without_claim = (iou != iou.amax(dim=1, keepdim=True)).all(dim=0)
-    assert without_claim.sum() > 2000
+    without_claim = (iou != iou.amax(dim=1, keepdim=True)).all(dim=0) & (theirs == 1)
+    assert without_claim.any()
     assert torch.equal(ours.boxes[0][without_claim], theirs_index[without_claim])
 
 
