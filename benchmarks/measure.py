@@ -111,26 +111,61 @@ def _resident_peak() -> float:
     return float(found.group(1)) / 1024
 
 
+def peak_allocated(step: Step, device: str) -> float:
+    """MiB of tensors that a call makes, at their peak; on a CPU as torch's profiler sees them.
+
+    Exact and the same in every run, but blind to what libraries take for themselves.
+    """
+    step()
+    if device != "cpu":
+        return peak_memory(step, device)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    results = profile.profiler.kineto_results if profile.profiler else None
+    events = [e for e in results.events() if e.name() == "[memory]"] if results else []
+    now = peak = 0
+    for event in sorted(
+        events, key=lambda e: e.start_ns() if hasattr(e, "start_ns") else e.start_us()
+    ):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak / 2**20
+
+
+def _start(event: Any) -> int:
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
+
+
 class OutOfMemoryError(RuntimeError):
     """The machine has too little memory for a measurement."""
 
 
-def in_own_process(function: Callable[..., Any], *args: Any, threads: int = 1) -> Any:
+def in_own_process(
+    function: Callable[..., Any], *args: Any, threads: int = 1, limit: float = float("inf")
+) -> Any:
     """What ``function(*args)`` returns, called in a new process with this number of threads.
 
     Raises:
         OutOfMemoryError: there was too little memory.
+        TimeoutError: it took longer than ``limit`` seconds, and was ended.
         RuntimeError: it failed otherwise, or the process died.
     """
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     process = context.Process(target=_answer, args=(answers, threads, function, args))
     process.start()
+    start = time.perf_counter()
     while True:
         try:
             kind, value = answers.get(timeout=1)
             break
         except queue.Empty:
+            if time.perf_counter() - start > limit:
+                process.terminate()
+                process.join()
+                raise TimeoutError(f"not done after {limit:g} s") from None
             if not process.is_alive() and answers.empty():
                 kind, value = "died", f"the process ended with status {process.exitcode}"
                 break
@@ -142,7 +177,8 @@ def in_own_process(function: Callable[..., Any], *args: Any, threads: int = 1) -
 
 def _answer(answers: Any, threads: int, function: Callable[..., Any], args: Sequence[Any]) -> None:
     torch.set_num_threads(threads)
-    limit_memory()
+    if not torch.cuda.is_available():  # CUDA reserves addresses far beyond what it uses.
+        limit_memory()
     try:
         answers.put(("result", function(*args)))
     except Exception as error:
@@ -173,7 +209,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 # ----------------------------------------------------------------------------------- tables, files
 
 
-def describe(device: str, threads: int) -> dict[str, Any]:
+def describe(device: str, threads: int | list[int]) -> dict[str, Any]:
     """The machine and the versions that numbers belong to."""
     return {
         "device": torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name(),
@@ -197,7 +233,9 @@ def _cpu_name() -> str:
 
 def headline(machine: dict[str, Any], *more: str) -> str:
     """One line for above a table."""
-    first = f"{machine['device']}, {machine['threads']} of {machine['cores']} cores"
+    threads = machine["threads"]
+    threads = " and ".join(map(str, threads)) if isinstance(threads, list) else threads
+    first = f"{machine['device']}, {threads} of {machine['cores']} cores"
     versions = [f"{x} {machine[x]}" for x in ("torch", "torchvision", "detectron2")]
     return "; ".join([", ".join([first, *versions]), *more])
 
@@ -246,13 +284,16 @@ def write_json(path: Path | None, machine: dict[str, Any], results: object) -> N
         path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 
 
-# ------------------------------------------------------------------------------------ shared options
+# --------------------------------------------------------------------------------- shared options
 
 
-def add_common_arguments(parser: Any, repeats: int) -> None:
+def add_common_arguments(parser: Any, repeats: int, several_threads: bool = False) -> None:
     """--device, --threads, --repeats, --seconds and --output."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    if several_threads:
+        parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    else:
+        parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=repeats, help="of a line, at most")
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="no more repeats of a line after this"

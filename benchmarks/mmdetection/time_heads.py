@@ -1,0 +1,222 @@
+"""Times MMDetection's guided anchoring heads. Runs in an environment of its own, see README.md.
+
+    ENV/bin/python benchmarks/mmdetection/time_heads.py inputs.npz --output times.json
+
+``inputs.npz`` and what is asked for come from ``peer.py``, which starts this script; it imports
+nothing of this project. Heads are built from the configs within the installed mmdet, with random
+weights, and their location bias is set so that the share of the cells passes that the inputs name.
+
+MMDetection's inference does not run on a CPU: its masked convolution has no kernel there. It is
+replaced by the plain convolution that it computes where nothing is masked; the location filter
+still decides which cells become boxes. With --torchvision-ops, deformable convolution and NMS are
+torchvision's instead of mmcv's, so that mmcv-lite serves, which needs no compiler.
+"""
+
+import argparse
+import json
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+CONFIGS = {
+    "rpn": "guided_anchoring/ga-rpn_r50-caffe_fpn_1x_coco.py",
+    "retinanet": "guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py",
+}
+CASES = (
+    "rpn-inference",
+    "rpn-training",
+    "rpn-training-proposals",
+    "retinanet-inference",
+    "retinanet-training",
+    "rpn-targets",
+)
+LOC_FILTER = 0.01
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def use_torchvision_ops():
+    """Stand in for the compiled part of mmcv, before anything imports mmcv.ops."""
+    import torchvision
+
+    class Extension(types.ModuleType):
+        """It has every name, as mmcv asks at import; to call one of the others fails."""
+
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+
+            def missing(*_args, **_kwargs):
+                raise NotImplementedError(f"mmcv's {name} is not compiled")
+
+            return missing
+
+    def nms(boxes, scores, iou_threshold, offset):
+        assert offset == 0
+        return torchvision.ops.nms(boxes, scores, iou_threshold)
+
+    extension = Extension("mmcv._ext")
+    extension.nms = nms
+    sys.modules["mmcv._ext"] = extension
+
+    import mmcv.ops.deform_conv
+
+    def deform_conv2d(x, offset, weight, stride, padding, dilation, groups, deform_groups, *_more):
+        assert groups == 1
+        assert deform_groups * 18 == offset.shape[1]
+        return torchvision.ops.deform_conv2d(
+            x, offset, weight, stride=stride, padding=padding, dilation=dilation
+        )
+
+    mmcv.ops.deform_conv.deform_conv2d = deform_conv2d
+
+
+def replace_masked_conv():
+    """See the beginning of this file."""
+    from mmcv.ops import MaskedConv2d
+
+    def forward(self, features, mask=None):
+        return nn.Conv2d.forward(self, features)
+
+    MaskedConv2d.forward = forward
+
+
+def build_head(kind):
+    import mmdet
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+
+    register_all_modules(init_default_scope=True)
+    configs = Path(mmdet.__file__).parent / ".mim" / "configs"
+    model = Config.fromfile(str(configs / CONFIGS[kind])).model
+    if kind == "rpn":
+        head, train, test = model.rpn_head, model.train_cfg.rpn, model.test_cfg.rpn
+        head.num_classes = 1
+    else:
+        head, train, test = model.bbox_head, model.train_cfg, model.test_cfg
+    head.update(train_cfg=train, test_cfg=test)
+    torch.manual_seed(0)
+    built = MODELS.build(head)
+    built.init_weights()
+    return built
+
+
+def set_share(head, maps, share):
+    head.eval()
+    with torch.no_grad():
+        logits = torch.cat([x.flatten() for x in head(maps)[3]])
+        # By rank, since quantile takes no more than 16 million numbers.
+        rank = max(1, min(len(logits), round((1 - share) * len(logits))))
+        head.conv_loc.bias += torch.logit(torch.tensor(LOC_FILTER)) - logits.kthvalue(rank).values
+
+
+def make_ground_truth(inputs, batch, with_classes):
+    from mmengine.structures import InstanceData
+
+    instances = []
+    for i in range(batch):
+        boxes = torch.from_numpy(inputs[f"boxes.{i}"])
+        labels = torch.from_numpy(inputs[f"classes.{i}"]).long()
+        labels = labels if with_classes else torch.zeros_like(labels)
+        instances.append(InstanceData(bboxes=boxes, labels=labels))
+    return instances
+
+
+def make_step(case, inputs):
+    """A call that runs a case once."""
+    kind, mode, *more = case.split("-")
+    head = build_head(kind)
+    size = tuple(int(x) for x in inputs["size"])
+    batch = int(inputs["batch"])
+    meta = {"img_shape": size, "pad_shape": size, "scale_factor": (1.0, 1.0)}
+    metas = [meta] * batch
+    truth = make_ground_truth(inputs, batch, with_classes=kind == "retinanet")
+    if mode == "targets":
+        return targets_step(head, size, metas, truth)
+    first = 2 if kind == "rpn" else 3
+    maps = [torch.from_numpy(inputs[f"p{i}"]) for i in range(first, first + 5)]
+    set_share(head, maps, float(inputs["share"]))
+    if mode == "inference":
+
+        def infer():
+            with torch.no_grad():
+                head.predict_by_feat(*head(maps), batch_img_metas=metas)
+
+        return infer
+
+    head.train()
+    for x in maps:
+        x.requires_grad_()
+
+    def train():
+        outputs = head(maps)
+        losses = head.loss_by_feat(*outputs, truth, metas)
+        if more == ["proposals"]:
+            with torch.no_grad():
+                head.predict_by_feat(*outputs, batch_img_metas=metas)
+        sum(sum(x) if isinstance(x, list) else x for x in losses.values()).backward()
+        head.zero_grad(set_to_none=True)
+        for x in maps:
+            x.grad = None
+
+    return train
+
+
+def targets_step(head, size, metas, truth):
+    """Location, shape and box targets; the guided anchors are made before."""
+    padded = tuple(-(-s // 32) * 32 for s in size)
+    sizes = [tuple(-(-s // stride) for s in padded) for stride in STRIDES]
+    torch.manual_seed(0)
+    shapes = [0.3 * torch.randn(len(metas), 2, *s) for s in sizes]
+    locations = [torch.zeros(len(metas), 1, *s) for s in sizes]
+    squares, anchors, _ = head.get_anchors(sizes, shapes, locations, metas, device="cpu")
+
+    def targets():
+        with torch.no_grad():
+            head.ga_loc_targets(truth, sizes)
+            # These are made anew in every step of MMDetection.
+            approximate, inside = head.get_sampled_approxs(sizes, metas, device="cpu")
+            head.ga_shape_targets(approximate, inside, squares, truth, metas)
+            head.get_targets([list(a) for a in anchors], inside, truth, metas)
+
+    return targets
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("inputs", type=Path)
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--torchvision-ops", action="store_true")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.torchvision_ops:
+        use_torchvision_ops()
+    replace_masked_conv()
+    import mmcv
+    import mmdet
+
+    inputs = np.load(args.inputs, allow_pickle=False)
+    seconds = {}
+    for case in args.cases:
+        step = make_step(case, inputs)
+        step()
+        seconds[case] = []
+        for _ in range(args.repeats):
+            start = time.perf_counter()
+            step()
+            seconds[case].append(time.perf_counter() - start)
+    versions = {"mmdet": mmdet.__version__, "mmcv": mmcv.__version__, "torch": torch.__version__}
+    versions["operators"] = "torchvision" if args.torchvision_ops else "mmcv"
+    args.output.write_text(json.dumps({"versions": versions, "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

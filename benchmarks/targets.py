@@ -1,0 +1,191 @@
+"""All targets of guided anchoring alone: time and memory against the number of boxes.
+
+    python benchmarks/targets.py [--threads 1 2] [--mmdet-python ENV/bin/python]
+
+Location: targets and weights of every cell. Shape: the best IoU of nine approximate anchors, the
+assignment, the sample. Box: guided anchors with boxes, the assignment, the sample. Guided anchors
+are squares with random shape outputs. MMDetection's figure, 1.04 s for 60 boxes on 800x1333 and two
+CPU cores, was measured on another day and machine; with --mmdet-python (an environment made as
+benchmarks/mmdetection/README.md says) MMDetection assigns the same boxes right after this package,
+for every line, with as many threads.
+
+Memory is that of all tensors at their peak, as torch counts it. It must stay below BOUND_MIB for
+any number of boxes up to 500; a line that does not is marked, and the command fails.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from heads import make_boxes
+from measure import (
+    Step,
+    Table,
+    add_common_arguments,
+    describe,
+    headline,
+    number,
+    peak_allocated,
+    take_turns,
+    write_json,
+)
+
+from ga_detectron2.model_zoo import get_config
+from ga_detectron2.modeling.anchors import (
+    cells_inside_images,
+    make_cell_grid,
+    make_guided_anchors,
+)
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
+from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_approximate_anchors
+from ga_detectron2.modeling.targets import location_targets, pad_ground_truth, sample_cells
+
+MMDETECTION_S = 1.04
+BOUND_MIB = 64
+PARTS = ("location", "shape", "box", "all")
+STRIDES = (4, 8, 16, 32, 64)
+
+
+def level_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Cells of each level for an image that is padded to a multiple of 32."""
+    height, width = (-(-s // 32) * 32 for s in size)
+    return tuple((-(-height // s), -(-width // s)) for s in STRIDES)
+
+
+def make_steps(size: tuple[int, int], boxes: int, batch: int, device: str) -> dict[str, Step]:
+    """A call for each part."""
+    torch.manual_seed(0)
+    cfg = get_config("ga_rpn_R_50")
+    settings = GuidedAnchoring.from_config(cfg, STRIDES)
+    box_rule = MatchRule(
+        tuple(cfg.MODEL.RPN.IOU_THRESHOLDS),
+        tuple(cfg.MODEL.RPN.IOU_LABELS),
+        cfg.MODEL.GUIDED_ANCHOR.MIN_POSITIVE_IOU,
+    )
+    grid = make_cell_grid(level_sizes(size), STRIDES, torch.device(device))
+    truth = pad_ground_truth([make_boxes(size, boxes, device) for _ in range(batch)])
+    inside = cells_inside_images(grid, [size] * batch)
+    deltas = 0.3 * torch.randn(batch, inside.shape[1], 2, device=device)
+    anchors = make_guided_anchors(
+        grid.centers, grid.stride, deltas, settings.base_scale, (1.0, 1.0)
+    )
+
+    def location() -> None:
+        location_targets(
+            grid, truth, settings.base_scale, settings.center_ratio, settings.ignore_ratio
+        )
+
+    def shape() -> None:
+        matches = match_approximate_anchors(
+            grid,
+            inside,
+            truth,
+            settings.shape_rule,
+            settings.base_scale,
+            settings.scales_per_octave,
+            settings.aspect_ratios,
+        )
+        sample = sample_cells(
+            matches.labels, settings.batch_size_per_image, settings.positive_fraction
+        )
+        truth.take(sample.take(matches.boxes))
+
+    def box() -> None:
+        matches = match_anchors(anchors, inside, truth, box_rule)
+        sample = sample_cells(
+            matches.labels, cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE, cfg.MODEL.RPN.POSITIVE_FRACTION
+        )
+        truth.take(sample.take(matches.boxes))
+
+    def everything() -> None:
+        location()
+        shape()
+        box()
+
+    return dict(zip(PARTS, (location, shape, box, everything), strict=True))
+
+
+@torch.no_grad()
+def measure_line(
+    size: tuple[int, int], boxes: int, threads: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    torch.set_num_threads(threads)
+    steps = make_steps(size, boxes, args.batch, args.device)
+    times = take_turns(list(steps.values()), args.repeats, args.device, limit=args.seconds)
+    line = {
+        "size": size,
+        "boxes": boxes,
+        "threads": threads,
+        "seconds": dict(zip(steps, times, strict=True)),
+        "memory_mib": peak_allocated(steps["all"], args.device),
+        "mmdetection_s": None,
+    }
+    if args.mmdet_python:
+        from mmdetection.peer import time_targets
+
+        line["mmdetection_s"] = time_targets(args.mmdet_python, size, boxes, threads, args)
+    return line
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_common_arguments(parser, repeats=15, several_threads=True)
+    parser.add_argument("--boxes", type=int, nargs="+", default=[1, 60, 500], help="an image")
+    parser.add_argument(
+        "--sizes", nargs="+", default=["800x1333", "1333x1333"], metavar="HxW", help="of images"
+    )
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--mmdet-python", type=Path, help="Python of an environment with MMDetection"
+    )
+    parser.add_argument(
+        "--mmdet-torchvision-ops",
+        action="store_true",
+        help="torchvision's operators instead of mmcv's there",
+    )
+    args = parser.parse_args(argv)
+
+    machine = describe(args.device, args.threads)
+    note = f"{args.batch} image(s), at most {args.repeats} repeats, medians, milliseconds"
+    print(headline(machine, note) + "\n")
+    table = Table(
+        "image",
+        "boxes",
+        "threads",
+        *PARTS,
+        f"share of {MMDETECTION_S} s",
+        "MMDetection",
+        "share of it",
+        "memory (MiB)",
+    )
+    results = []
+    for text in args.sizes:
+        height, width = map(int, text.split("x"))
+        for boxes in args.boxes:
+            for threads in args.threads:
+                line = measure_line((height, width), boxes, threads, args)
+                results.append(line)
+                medians = {k: statistics.median(v) for k, v in line["seconds"].items()}
+                peer = line["mmdetection_s"]
+                too_much = line["memory_mib"] > BOUND_MIB
+                table.add(
+                    text,
+                    boxes,
+                    threads,
+                    *(number(1000 * medians[k]) for k in PARTS),
+                    f"{medians['all'] / MMDETECTION_S:.3f}",
+                    number(1000 * statistics.median(peer)) if peer else "",
+                    f"{medians['all'] / statistics.median(peer):.3f}" if peer else "",
+                    number(line["memory_mib"]) + (" (too much)" if too_much else ""),
+                )
+                write_json(args.output, machine, results)
+    if any(line["memory_mib"] > BOUND_MIB for line in results):
+        sys.exit(f"More than {BOUND_MIB} MiB were taken.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The scripts of benchmarks/ as modules, which import each other by their bare names."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+# Models of a few channels; see tests/checkpoint/reference.py.
+NARROW = [
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8"),
+    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8"),
+    *("MODEL.FPN.OUT_CHANNELS", "32"),
+]
+
+
+@pytest.fixture(scope="session")
+def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a script by its name."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_and_limits(monkeypatch: pytest.MonkeyPatch, benchmark_module) -> Iterator[None]:
+    """Scripts set the threads of their process, and how much memory it may take."""
+    monkeypatch.setattr(benchmark_module("measure"), "limit_memory", lambda *_: None)
+    monkeypatch.setattr(benchmark_module("models"), "limit_memory", lambda *_: None)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _narrow_heads(monkeypatch: pytest.MonkeyPatch, benchmark_module) -> None:
+    monkeypatch.setattr(benchmark_module("heads"), "CHANNELS", 32)

@@ -1,0 +1,281 @@
+"""Every benchmark in tiny form, and what can be known of its numbers."""
+
+import json
+import math
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from .conftest import NARROW
+
+TINY = ["--repeats", "1", "--threads", "1"]
+
+
+def results_of(path: Path) -> list[dict]:
+    found = json.loads(path.read_text())
+    assert found["machine"]["torch"] == torch.__version__
+    return found["results"]
+
+
+# ------------------------------------------------------------------------------------ whole models
+
+
+def model_args(**more: object) -> Namespace:
+    defaults = {"device": "cpu", "opts": NARROW, "equal_rois": False, "size": (64, 96)}
+    return Namespace(**{**defaults, "boxes": 3, "share": 0.05, **more})
+
+
+@pytest.mark.parametrize("name", ["ga_rpn_R_50", "ga_faster_X_101_32x4d", "ga_retinanet_R_101"])
+def test_a_twin_differs_in_its_head_alone(benchmark_module, name: str) -> None:
+    models = benchmark_module("models")
+    ours, theirs = models.make_configs(name, model_args(device="meta"))
+    with torch.device("meta"):
+        shapes = [
+            {k: v.shape for k, v in models.build_model(cfg).backbone.state_dict().items()}
+            for cfg in (ours, theirs)
+        ]
+    assert shapes[0] == shapes[1]
+    assert ours.INPUT.FORMAT == theirs.INPUT.FORMAT
+    kinds = [
+        (cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME) for cfg in (ours, theirs)
+    ]
+    assert (
+        kinds
+        == {
+            "ga_rpn": [("ProposalNetwork", "GuidedAnchorRPN"), ("ProposalNetwork", "RPN")],
+            "ga_faster": [("GeneralizedRCNN", "GuidedAnchorRPN"), ("GeneralizedRCNN", "RPN")],
+            "ga_retinanet": [("GARetinaNet", "RPN"), ("RetinaNet", "RPN")],
+        }["_".join(name.split("_")[:2])]
+    )
+
+
+def test_the_share_of_cells_passes(benchmark_module) -> None:
+    from ga_detectron2 import record_guided_anchors
+
+    models, args = benchmark_module("models"), model_args(share=0.3)
+    model = models.make_model(models.make_configs("ga_rpn_R_50", args)[0]).eval()
+    inputs = models.make_inputs(args, 1)
+    head = model.proposal_generator.rpn_head
+    models.set_share(model, head, lambda: model(inputs), 0.3)
+    with torch.no_grad(), record_guided_anchors(model) as records:
+        model(inputs)
+    kept = model.proposal_generator.guided_anchoring.kept_cells(records[0])
+    assert kept.float().mean().item() == pytest.approx(0.3, abs=0.01)
+
+
+def test_models(benchmark_module, tmp_path: Path) -> None:
+    models = benchmark_module("models")
+    path = tmp_path / "models.json"
+    models.main(
+        [*TINY, "--models", "ga_rpn_R_50", "retinanet_R_50", "--size", "64", "96", "--batch", "2",
+         "--precision", "float32", "amp", "--boxes", "3", "--no-memory",
+         "--output", str(path), "--opts", *NARROW]
+    )  # fmt: skip
+    lines = results_of(path)
+    assert {(x["model"], x["mode"], x["precision"]) for x in lines} == {
+        (model, mode, precision)
+        for model in ("ga_rpn_R_50", "ga_retinanet_R_50")
+        for mode in ("inference", "training")
+        for precision in ("float32", "amp")
+    }
+    assert all(min(x["detectron2_s"] + x["ours_s"]) > 0 for x in lines)
+
+
+def test_a_model_that_does_not_fit_is_a_line_of_its_own(benchmark_module, capsys) -> None:
+    models = benchmark_module("models")
+
+    def too_large(*_args: object) -> None:
+        torch.empty(1 << 55)
+
+    models.make_step, original = too_large, models.make_step
+    try:
+        models.main([*TINY, "--models", "ga_rpn_R_50", "--no-memory", "--modes", "inference"])
+    finally:
+        models.make_step = original
+    assert "| ga_rpn_R_50 | inference | float32 | 1 | out of memory |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        models.main(["--models", "yolo"])
+
+
+# ---------------------------------------------------------------------------------------- the heads
+
+
+def test_growth_measures_and_plots(benchmark_module, tmp_path: Path, capsys) -> None:
+    growth = benchmark_module("growth")
+    where = ["--output", str(tmp_path / "out"), "--images", str(tmp_path / "images")]
+    with pytest.raises(SystemExit):
+        growth.main([*TINY, "--series", "share", "--plot-only", *where])
+    assert "no numbers of the series share: measure it first" in capsys.readouterr().err
+    growth.main([*TINY, "--tiny", "--series", "share", *where])
+    points = results_of(tmp_path / "out" / "growth.json")
+    assert [(p["kind"], p["share"]) for p in points] == [
+        (kind, share) for share in (0.1, 1) for kind in ("rpn", "retinanet")
+    ]
+    picture = tmp_path / "images" / "growth_share.png"
+    size = picture.stat().st_size
+    assert size > 10_000
+    picture.unlink()
+    growth.main([*TINY, "--series", "share", "--plot-only", *where])
+    assert picture.stat().st_size == size
+
+
+def test_operations_of_plain_heads_are_those_of_their_convolutions(
+    benchmark_module, tmp_path: Path
+) -> None:
+    path = tmp_path / "operations.json"
+    size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1", "--output", str(path)]
+    benchmark_module("operations").main([*size, "--lines", "0", "3"])
+    rpn, retinanet = results_of(path)
+    cells = [sum(math.ceil(64 / s) * math.ceil(96 / s) for s in strides)
+             for strides in ((4, 8, 16, 32, 64), (8, 16, 32, 64, 128))]  # fmt: skip
+    conv = 2 * 9 * 32 * 32
+    assert rpn["detectron2"] == cells[0] * (conv + 2 * 32 * 3 * (1 + 4))
+    towers = 2 * 4 * conv
+    assert retinanet["detectron2"] == cells[1] * (towers + 2 * 9 * 32 * 9 * (80 + 4))
+    # One anchor a cell in 1x1 convolutions on all cells, and adaption with its nine taps on a few.
+    kept = 0.1 * cells[0]
+    adapted = kept * (2 * 2 * 72 + 9 * 32 * 8 + conv + 2 * 32 * 5)
+    expected = cells[0] * (conv + 2 * 32 * 3) + adapted
+    assert rpn["ours"] == pytest.approx(expected, rel=0.02)
+
+
+def test_deformable_convolution_is_counted(benchmark_module) -> None:
+    operations = benchmark_module("operations")
+    import torchvision
+
+    x, offset, weight = torch.ones(1, 8, 5, 6), torch.zeros(1, 36, 5, 6), torch.ones(4, 8, 3, 3)
+    found = operations.count(lambda: torchvision.ops.deform_conv2d(x, offset, weight, padding=1))
+    assert found == 30 * 9 * 8 * (2 * 4 + 8)
+
+
+# --------------------------------------------------------------------------------- feature adaption
+
+
+def test_adaption(benchmark_module, tmp_path: Path) -> None:
+    path = tmp_path / "adaption.json"
+    benchmark_module("adaption").main(
+        [*TINY, "--levels", "6x9", "--shares", "1", "0.1", "--channels", "16",
+         "--dtypes", "float32", "bfloat16", "--output", str(path)]
+    )  # fmt: skip
+    lines = results_of(path)
+    assert [(x["dtype"], x["mode"]) for x in lines] == [
+        (dtype, mode)
+        for dtype in ("float32", "bfloat16")
+        for mode in ("forward", "forward+backward")
+    ]
+    for line in lines:
+        assert line["shares"] == [0.1, 1]
+        assert len(line["sparse_s"]) == 2
+        # All cells by every way, against torchvision's operator.
+        limit = 1e-5 if line["dtype"] == "float32" else 2e-2
+        assert line["largest_difference"] < limit
+
+
+def test_crossover_of_a_known_line(benchmark_module) -> None:
+    adaption = benchmark_module("adaption")
+    shares = (0.01, 0.1, 1.0)
+    times = [10 * s for s in shares]
+    assert adaption.crossover(shares, times, 3.0) == pytest.approx(0.3)
+    assert adaption.crossover(shares, times, 11.0) is None
+    assert adaption.crossover(shares, times, 0.05) == 0
+    found = [adaption.share_text(x) for x in (None, 0.0, 0.3)]
+    assert found == ["never", "always", "30 %"]
+
+
+# ------------------------------------------------------------------------------------------ targets
+
+
+def test_targets(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, path = benchmark_module("targets"), tmp_path / "targets.json"
+    case = ["--repeats", "1", "--sizes", "96x64", "--boxes", "1", "9", "--output", str(path)]
+    targets.main([*case, "--threads", "1", "2"])
+    lines = results_of(path)
+    assert [(x["boxes"], x["threads"]) for x in lines] == [(1, 1), (1, 2), (9, 1), (9, 2)]
+    for line in lines:
+        seconds = {k: v[0] for k, v in line["seconds"].items()}
+        assert min(seconds.values()) > 0
+        # At least the labels of all cells, eight bytes each, are there at some time.
+        assert 8 * (24 * 16 + 12 * 8) / 2**20 < line["memory_mib"] < targets.BOUND_MIB
+    monkeypatch.setattr(targets, "BOUND_MIB", 0.001)
+    with pytest.raises(SystemExit, match=r"More than 0\.001 MiB"):
+        targets.main([*case, "--threads", "1"])
+
+
+def test_mmdetection_missing_from_its_environment_is_told(benchmark_module, tmp_path: Path) -> None:
+    peer = benchmark_module("mmdetection.peer")
+    fake = tmp_path / "python"
+    fake.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    fake.chmod(0o755)
+    args = Namespace(batch=1, repeats=1, mmdet_torchvision_ops=False)
+    with pytest.raises(RuntimeError, match=r"time_heads.py failed in (.|\n)*No module named"):
+        peer.time_targets(fake, (64, 96), 3, 1, args)
+
+
+def test_inputs_and_results_pass_between_the_environments(benchmark_module, tmp_path: Path) -> None:
+    peer = benchmark_module("mmdetection.peer")
+    fake = tmp_path / "python"
+    fake.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "import numpy as np\n"
+        "inputs = np.load(sys.argv[2], allow_pickle=False)\n"
+        "shapes = {k: list(inputs[k].shape) for k in inputs.files}\n"
+        "out = sys.argv[sys.argv.index('--output') + 1]\n"
+        "case = sys.argv[sys.argv.index('--cases') + 1]\n"
+        "open(out, 'w').write(json.dumps({'versions': shapes, 'seconds': {case: [1.0]}}))\n"
+    )
+    fake.chmod(0o755)
+    args = Namespace(
+        size=(64, 96), batch=2, boxes=3, share=0.1, proposals=True, threads=1, repeats=1,
+        mmdet_torchvision_ops=True,
+    )  # fmt: skip
+    seconds, shapes = peer.time_line(fake, "rpn", "training", args)
+    assert seconds == [1.0]
+    assert [shapes[f"p{i}"] for i in (2, 6)] == [[2, 32, 16, 24], [2, 32, 1, 2]]
+    assert shapes["boxes.1"][1] == 4
+    assert shapes["classes.1"] == shapes["boxes.1"][:1]
+
+
+# ---------------------------------------------------------------------------------- torch.compile
+
+
+def test_compile_tells_times_graphs_and_failures(
+    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, path = benchmark_module("compile"), tmp_path / "compile.json"
+    # In this process: a new one would take longer than all the rest.
+    monkeypatch.setattr(
+        script, "in_own_process", lambda function, *args, threads, limit: function(*args)
+    )
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back after the test")
+    case = [*TINY, "--subjects", "rpn_head", "--modes", "training", "--output", str(path)]
+    case += ["--sizes", "64x64", "64x96", "128x96"]
+    script.main([*case, "--backend", "eager", "--opts", *NARROW])
+    (line,) = results_of(path)
+    assert line["graphs"] >= 1
+    assert len(line["new_graphs"]) == len(line["new_size_s"]) == 2
+    assert min(line["eager_s"] + line["compiled_s"]) > 0
+
+    def broken(_graph: object, _inputs: object) -> None:
+        raise OSError("no C++ compiler")
+
+    torch._dynamo.register_backend(broken, name="broken_for_test")
+    script.main([*case, "--backend", "broken_for_test", "--opts", *NARROW])
+    assert "no C++ compiler" in capsys.readouterr().out
+    assert "no C++ compiler" in results_of(path)[0]["error"]
+
+
+@pytest.mark.slow
+def test_memory_in_processes_of_their_own(benchmark_module, tmp_path: Path) -> None:
+    path = tmp_path / "models.json"
+    benchmark_module("models").main(
+        [*TINY, "--models", "ga_rpn_R_50", "--size", "64", "96", "--modes", "training",
+         "--output", str(path), "--opts", *NARROW]
+    )  # fmt: skip
+    (line,) = results_of(path)
+    assert all(0 <= x < 2000 for x in line["memory_mib"])
+    assert os.cpu_count() == json.loads(path.read_text())["machine"]["cores"]
