@@ -1,0 +1,51 @@
+"""What all figures share: one panel a picture, wide enough to be read on a phone."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from ga_detectron2.visualization.style import COLORS
+
+WIDTH, HEIGHT = 4.2, 4.4  # inches, of 100 pixels
+INK, PALE = "#333333", "#BBBBBB"
+ORANGE, BLUE, GREEN, _YELLOW, RED, PINK, DEEP_BLUE = COLORS
+
+
+def new_panel(
+    title: str, x_limits: tuple[float, float], y_limits: tuple[float, float], unit: str = "pixels"
+) -> tuple[Figure, Axes]:
+    """An empty picture whose y axis points down, as in an image, in equal scales."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=x_limits, ylim=y_limits[::-1], aspect="equal")
+    axes.set_title(title, fontsize=12, color=INK)
+    axes.set_xlabel(f"x in {unit}", fontsize=10, color=INK)
+    axes.tick_params(labelsize=9, colors=INK)
+    for side in axes.spines.values():
+        side.set_color(PALE)
+    return figure, axes
+
+
+def add_box(axes: Axes, box: Tensor | Sequence[float], color: str, **style: object) -> None:
+    """Draw a box (x1, y1, x2, y2); an outline unless ``fill`` says otherwise."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    settings = {"fill": False, "linewidth": 1.8, **style}
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=color, **settings))
+
+
+def explain(axes: Axes, text: str) -> None:
+    """A sentence in the lower left corner."""
+    axes.text(
+        0.02,
+        0.02,
+        text,
+        transform=axes.transAxes,
+        fontsize=10,
+        color=INK,
+        va="bottom",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
+        zorder=9,
+    )
