@@ -13,8 +13,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from ga_detectron2.config import add_ga_config
 from ga_detectron2.data import check_num_classes, register_datasets
 
+from .config_file import check_config_file
 from .errors import ConfigError
 from .optimizer import FULL_MODEL
+from .run_values import check_values
 
 __all__ = ["check_dataset", "check_run", "load_config", "use_available_device"]
 
@@ -42,9 +44,18 @@ def load_config(
         register_datasets(datasets)
     except (ValueError, OSError) as error:
         raise ConfigError(f"--dataset: {error}") from error
+    check_config_file(config_file)
     try:
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (AssertionError, KeyError, OSError, ValueError, yaml.YAMLError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:
         raise ConfigError(f"{config_file}: {_message(error)}{_hint(error, cfg)}") from error
     try:
         cfg.merge_from_list(list(overrides))
@@ -81,6 +92,7 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
     Raises:
         ConfigError: with the key, its value, and what would be right.
     """
+    check_values(cfg, eval_only)
     _check_datasets(cfg, eval_only)
     try:
         check_num_classes(cfg)
@@ -125,6 +137,8 @@ def check_dataset(key: str, name: str) -> None:
     Raises:
         ConfigError: see above.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"{key}: {name!r} must be the name of a data set")
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
         raise ConfigError(

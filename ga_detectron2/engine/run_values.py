@@ -1,0 +1,165 @@
+"""Values of keys that detectron2 takes as they come, and fails on, or trains wrongly by, later."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+
+from .errors import ConfigError
+
+__all__ = ["check_values"]
+
+_SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+_CROPS = ("relative_range", "relative", "absolute", "absolute_range")
+_CHANNELS = {"BGR": 3, "RGB": 3, "YUV-BT.601": 3, "L": 1}
+
+
+def check_values(cfg: CfgNode, eval_only: bool = False) -> None:
+    """Refuse values of keys that do not belong to the model's head alone.
+
+    Args:
+        cfg: complete.
+        eval_only: whether nothing is trained; what only training reads is then not looked at.
+
+    Raises:
+        ConfigError: with the key, its value, and what would be right.
+    """
+    _check_model(cfg)
+    _check_test(cfg)
+    _check_input(cfg, eval_only)
+    if not eval_only:
+        _check_solver(cfg)
+
+
+def _check_model(cfg: CfgNode) -> None:
+    _one_of(cfg, "MODEL.META_ARCHITECTURE", _names(META_ARCH_REGISTRY))
+    _one_of(cfg, "MODEL.BACKBONE.NAME", _names(BACKBONE_REGISTRY))
+    generators = [*_names(PROPOSAL_GENERATOR_REGISTRY), "PrecomputedProposals"]
+    _one_of(cfg, "MODEL.PROPOSAL_GENERATOR.NAME", generators)
+    _number(cfg, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "at least 0", lambda x: x >= 0)
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise _refuse(cfg, "MODEL.DEVICE", "'cuda', 'cuda:0' or 'cpu'") from error
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    channels = _CHANNELS.get(cfg.INPUT.FORMAT)
+    if channels is None:
+        raise _refuse(cfg, "INPUT.FORMAT", f"one of {', '.join(_CHANNELS)}")
+    for key, values, is_right in (
+        ("MODEL.PIXEL_MEAN", mean, math.isfinite),
+        ("MODEL.PIXEL_STD", std, lambda x: 0 < x < math.inf),
+    ):
+        if len(values) != channels or not all(_is_number(x) and is_right(x) for x in values):
+            above = " above 0" if key.endswith("STD") else ""
+            need = f"{channels} finite numbers{above}, for INPUT.FORMAT {cfg.INPUT.FORMAT}"
+            raise _refuse(cfg, key, need)
+
+
+def _check_test(cfg: CfgNode) -> None:
+    # detectron2's ROI heads take -1 for all; a RetinaNet would drop the last one for it.
+    dense = cfg.MODEL.META_ARCHITECTURE in ("GARetinaNet", "RetinaNet")
+    _number(
+        cfg,
+        "TEST.DETECTIONS_PER_IMAGE",
+        "at least 1" if dense else "at least 1, or -1 for all",
+        lambda x: x >= 1 or (x == -1 and not dense),
+    )
+    limits = cfg.TEST.PROPOSAL_RECALL_LIMITS
+    if not limits or not all(isinstance(x, int) and x >= 1 for x in limits):
+        raise _refuse(cfg, "TEST.PROPOSAL_RECALL_LIMITS", "whole numbers from 1 on, at least one")
+
+
+def _check_input(cfg: CfgNode, eval_only: bool) -> None:
+    _number(cfg, "INPUT.MIN_SIZE_TEST", "at least 0", lambda x: x >= 0)
+    _number(cfg, "INPUT.MAX_SIZE_TEST", "at least 1", lambda x: x >= 1)
+    _number(cfg, "DATALOADER.NUM_WORKERS", "at least 0", lambda x: x >= 0)
+    if not cfg.OUTPUT_DIR:
+        raise _refuse(cfg, "OUTPUT_DIR", "a folder, such as ./output")
+    if eval_only:
+        return
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = sizes if isinstance(sizes, Sequence) else (sizes,)
+    if not sizes or not all(_is_number(x) and 0 <= x < math.inf for x in sizes):
+        raise _refuse(cfg, "INPUT.MIN_SIZE_TRAIN", "at least one size of 0 or more, as (800,)")
+    _one_of(cfg, "INPUT.MIN_SIZE_TRAIN_SAMPLING", ("choice", "range"))
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and (
+        len(sizes) != 2 or not 1 <= sizes[0] <= sizes[1]
+    ):
+        raise _refuse(
+            cfg,
+            "INPUT.MIN_SIZE_TRAIN",
+            "the least and the largest size, with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range'",
+        )
+    _number(cfg, "INPUT.MAX_SIZE_TRAIN", "at least 1", lambda x: x >= 1)
+    _one_of(cfg, "INPUT.RANDOM_FLIP", ("none", "horizontal", "vertical"))
+    if cfg.INPUT.CROP.ENABLED:
+        _one_of(cfg, "INPUT.CROP.TYPE", _CROPS)
+        most = 1 if cfg.INPUT.CROP.TYPE.startswith("relative") else math.inf
+        size = cfg.INPUT.CROP.SIZE
+        if len(size) != 2 or not all(_is_number(x) and 0 < x <= most for x in size):
+            of = "shares from 0 to 1" if most == 1 else "pixels"
+            need = f"a height and a width above 0, {of}, for {cfg.INPUT.CROP.TYPE}"
+            raise _refuse(cfg, "INPUT.CROP.SIZE", need)
+    _one_of(cfg, "DATALOADER.SAMPLER_TRAIN", _SAMPLERS)
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    _number(cfg, "SOLVER.BASE_LR", "at least 0", lambda x: x >= 0)
+    _number(cfg, "SOLVER.MOMENTUM", "from 0 to below 1", lambda x: 0 <= x < 1)
+    _number(cfg, "SOLVER.WEIGHT_DECAY", "at least 0", lambda x: x >= 0)
+    _number(cfg, "SOLVER.GAMMA", "above 0", lambda x: x > 0)
+    _number(cfg, "SOLVER.MAX_ITER", "at least 1", lambda x: x >= 1)
+    _number(cfg, "SOLVER.WARMUP_ITERS", "at least 0", lambda x: x >= 0)
+    _number(cfg, "SOLVER.WARMUP_FACTOR", "from 0 to 1", lambda x: 0 <= x <= 1)
+    # 0 divides by zero; -1 would write a checkpoint in every iteration.
+    _number(cfg, "SOLVER.CHECKPOINT_PERIOD", "at least 1", lambda x: x >= 1)
+    _one_of(cfg, "SOLVER.LR_SCHEDULER_NAME", _SCHEDULERS)
+    _one_of(cfg, "SOLVER.WARMUP_METHOD", ("linear", "constant"))
+    steps = cfg.SOLVER.STEPS
+    if (
+        not all(isinstance(x, int) and x > 0 for x in steps)
+        or sorted(steps) != list(steps)
+        or len(set(steps)) < len(steps)
+    ):
+        raise _refuse(cfg, "SOLVER.STEPS", "iterations in rising order, each above 0")
+    if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        # inf is the norm of the largest value.
+        _number(cfg, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "above 0", lambda x: x > 0, finite=False)
+
+
+def _number(
+    cfg: CfgNode, key: str, need: str, is_right: Callable[[Any], bool], finite: bool = True
+) -> None:
+    value = _get(cfg, key)
+    # A comparison with NaN is false.
+    if not _is_number(value) or not is_right(value) or (finite and math.isinf(value)):
+        raise _refuse(cfg, key, f"{need}, and finite" if finite else need)
+
+
+def _one_of(cfg: CfgNode, key: str, choices: Iterable[str]) -> None:
+    choices = sorted(choices)
+    if _get(cfg, key) not in choices:
+        raise _refuse(cfg, key, f"one of {', '.join(choices)}")
+
+
+def _refuse(cfg: CfgNode, key: str, need: str) -> ConfigError:
+    return ConfigError(f"{key} {_get(cfg, key)!r} must be {need}")
+
+
+def _get(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _names(registry: Iterable[tuple[str, Any]]) -> list[str]:
+    return [name for name, _ in registry]
