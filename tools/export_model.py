@@ -84,10 +84,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
     args = parser.parse_intermixed_args(argv)
     if args.opset < 16:
-        parser.error(f"--opset must be at least 16, which has detectron2's ROIAlign, not {args.opset}")
+        parser.error(
+            f"--opset must be at least 16, which has detectron2's ROIAlign, not {args.opset}"
+        )
     if Path(args.output).exists() and not Path(args.output).is_dir():
         parser.error(f"--output: {args.output} is a file, not a folder")
-    for option, file in [("--sample-image", args.sample_image), *(("--check", x) for x in args.check)]:
+    for option, file in [
+        ("--sample-image", args.sample_image),
+        *(("--check", x) for x in args.check),
+    ]:
         if file and not Path(file).is_file():
             parser.error(f"{option}: there is no file {file}")
     if args.format == "onnx":
@@ -183,6 +188,7 @@ def run(args: argparse.Namespace) -> None:
             print("| " + " | ".join(row) + " |", flush=True)
     if args.run_eval:
         setup_logger()
+        cfg.OUTPUT_DIR = args.output  # the evaluators write there
         GATrainer.test(cfg, exported)
 
 

@@ -63,7 +63,9 @@ def levels_by_image(
     return [
         [
             Level(k[n], d[n], x.height, x.width, stride)
-            for k, d, x, stride in zip(kept, deltas, features, guided_anchoring.strides, strict=True)
+            for k, d, x, stride in zip(
+                kept, deltas, features, guided_anchoring.strides, strict=True
+            )
         ]
         for n in range(features[0].rows.shape[0])
     ]

@@ -51,7 +51,9 @@ class ExportedModel:
         results = []
         for x in batched_inputs:
             found = self.infer(x["image"].float())
-            height, width = (x.get(k, n) for k, n in zip(("height", "width"), found.image_size, strict=True))
+            height, width = (
+                x.get(k, n) for k, n in zip(("height", "width"), found.image_size, strict=True)
+            )
             key = "proposals" if found.has("proposal_boxes") else "instances"
             results.append({key: detector_postprocess(found, height, width)})
         return results
@@ -73,9 +75,7 @@ def _load_onnx(file: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
         outputs = session.run(None, {INPUT_NAME: image.numpy()})

@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.meta_arch import ProposalNetwork
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -38,7 +37,10 @@ def make_traceable(model: nn.Module) -> nn.Module:
         )
     traceable = copy.copy(model)
     # The copy gets a table of parts of its own, and so its own proposal generator.
-    traceable._modules = {**model._modules, "proposal_generator": TraceableGuidedAnchorRPN(generator)}
+    traceable._modules = {
+        **model._modules,
+        "proposal_generator": TraceableGuidedAnchorRPN(generator),
+    }
     return traceable.eval()
 
 
