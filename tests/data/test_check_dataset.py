@@ -1,0 +1,196 @@
+"""tools/check_dataset.py as a user calls it, and the advice that it gives."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ga_detectron2.data.check import (
+    Findings,
+    Geometry,
+    InputSize,
+    advise,
+    describe_shapes,
+    find_dataset,
+    format_shapes,
+    read_coco_file,
+    settings_of,
+    take_objects,
+)
+from ga_detectron2.engine import load_config
+
+from .coco_faults import changed, make_contents, write_dataset
+
+PROJECT = Path(__file__).resolve().parents[2]
+SMALL = str(PROJECT / "configs" / "small" / "ga_rpn_R_18.yaml")
+
+
+@pytest.fixture(scope="module")
+def tool() -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(PROJECT / "tools" / "check_dataset.py")))
+
+
+def many_objects(tmp_path: Path, sizes: list[tuple[int, int]]) -> Any:
+    """A data set of one image of 640 x 480 pixels with an object of each size, spread out."""
+    random = np.random.default_rng(0)
+    annotations = []
+    for i, (w, h) in enumerate(sizes):
+        x, y = random.uniform(0, 640 - w), random.uniform(0, 480 - h)
+        annotations.append(
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": [x, y, w, h], "area": w * h}
+            | {"iscrowd": 0}
+        )
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 480, "width": 640}],
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps(content))
+    return read_coco_file(*find_dataset(f"{path}:{tmp_path}"), Findings())
+
+
+def test_clean_data_set(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argument = write_dataset(tmp_path, make_contents())
+    written = tmp_path / "new" / "out.json"
+    tool.main([argument, "--config-file", SMALL, "--json", str(written)])
+    printed, progress = capsys.readouterr()
+    assert "set: 2 images, 3 annotations, 2 categories" in printed
+    assert "No fault was found." in printed
+    assert f"everything is in {written}" in printed
+    assert "2/2" in progress
+    found = json.loads(written.read_text())
+    assert found["findings"] == []
+    shapes = found["shapes"]
+    assert shapes["objects"] == 3
+    assert shapes["geometry"]["strides"] == [4, 8, 16, 32, 64]
+    assert shapes["geometry"]["base_scale"] == 4
+    # 60 x 90 pixels to 192 x 288: squares of 16 to 256 pixels, objects of 78, 72 and 235.
+    assert [x["objects"] for x in shapes["levels"]["levels"]] == [0, 0, 2, 0, 1]
+    assert shapes["fit"]["all"]["objects"] == 3
+    assert all(sentence in printed for sentence in shapes["advice"]["sentences"])
+    assert shapes["gain"]["sentence"] in printed
+
+
+def test_errors_and_pictures(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argument = write_dataset(tmp_path, changed("annotations", 0, bbox=[95, 5, 9, 9], area=81))
+    output = tmp_path / "pictures"
+    with pytest.raises(SystemExit, match=r"check_dataset\.py: 1 error: mend before training"):
+        tool.main([argument, "--config-file", SMALL, "--draw", "9", "--output", str(output)])
+    assert "shapes.png and 2 pictures of targets are in" in capsys.readouterr().out
+    assert sorted(x.name for x in output.iterdir()) == ["1.png", "2.png", "shapes.png"]
+    for path in output.iterdir():
+        assert cv2.imread(str(path)).std() > 10
+
+
+def test_mistakes(tool, tmp_path: Path) -> None:
+    argument = write_dataset(tmp_path, make_contents())
+    with pytest.raises(SystemExit, match="error: there is no data set 'nothing'"):
+        tool.main(["nothing", "--config-file", SMALL])
+    (tmp_path / "set.json").write_text("{")
+    with pytest.raises(SystemExit, match=r"error: .*set\.json is not a JSON file"):
+        tool.main([argument, "--config-file", SMALL])
+    plain = str(PROJECT / "configs" / "small" / "rpn_R_18.yaml")
+    with pytest.raises(SystemExit, match=r"error: .*the model has no guided anchors"):
+        tool.main([argument, "--config-file", plain])
+    with pytest.raises(SystemExit, match="OCTAVE_BASE_SCALE -1 must be above 0"):
+        tool.main([argument, "--config-file", SMALL, "MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE", "-1"])
+
+
+def test_no_objects(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    argument = write_dataset(tmp_path, {**make_contents(), "annotations": []})
+    tool.main([argument, "--config-file", SMALL, "--images", "none", "--draw", "1"])
+    assert "nothing can be said of shapes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "strides", "scale", "rule"),
+    [
+        ("ga_faster_R_50", (4, 8, 16, 32, 64), 8, (0.3, 0.7)),
+        ("ga_retinanet_R_101", (8, 16, 32, 64, 128), 4, (0.4, 0.5)),
+    ],
+)
+def test_settings_of_published_models(config, strides, scale, rule) -> None:
+    geometry = Geometry.of(settings_of(load_config(str(PROJECT / "configs" / f"{config}.yaml"))))
+    assert geometry == Geometry(strides, scale, 3, (0.5, 1.0, 2.0), *rule)
+
+
+def test_input_size_of_several() -> None:
+    cfg = load_config(SMALL)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (480, 960), 1333
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "range"
+    assert InputSize.from_config(cfg) == (720, 1333)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = (640, 672, 800), "choice"
+    assert InputSize.from_config(cfg) == (672, 1333)
+    assert InputSize(800, 1333).resize(480, 640) == (800, 1067)
+    assert InputSize(0, 0).resize(480, 640) == (480, 640)
+
+
+def test_objects_are_what_training_sees(tmp_path: Path) -> None:
+    contents = make_contents()
+    contents["annotations"][0]["bbox"] = [80, 50, 20, 20]  # reaches out of 90 x 60
+    contents["annotations"][1]["iscrowd"] = 1
+    argument = write_dataset(tmp_path, contents)
+    data = read_coco_file(*find_dataset(argument), Findings())
+    objects = take_objects(data, InputSize(120, 999))
+    assert objects.boxes.tolist() == [[160, 100, 180, 120], [0, 0, 180, 120]]
+    assert objects.image_sizes.tolist() == [[180, 120]] * 2
+    assert (objects.image_of.tolist(), objects.annotation_of.tolist()) == ([0, 1], [0, 2])
+
+
+GEOMETRY = Geometry((4, 8, 16, 32, 64), 8, 3, (0.5, 1.0, 2.0), 0.3, 0.7)
+
+
+def test_small_objects_want_small_squares(tmp_path: Path) -> None:
+    data = many_objects(tmp_path, [(9, 9)] * 40 + [(12, 12)] * 40)
+    found = advise(data, InputSize(480, 640), GEOMETRY)
+    assert found["current"]["without_target"] == 1  # at most 12^2 of 32^2 pixels
+    assert found["current"]["score"] == 0
+    assert found["base_scale"]["change"]
+    assert found["base_scale"]["best"]["base_scale"] in (3, 4)
+    assert "Set MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE" in found["sentences"][0]
+    assert found["input"]["best"]["shorter_side"] > 480
+
+
+def test_large_squares_do_for_objects_of_their_size(tmp_path: Path) -> None:
+    data = many_objects(tmp_path, [(32 * k, 32 * k) for k in (1, 2, 4, 8)] * 10)
+    found = advise(data, InputSize(480, 640), GEOMETRY)
+    assert found["base_scale"]["best"]["base_scale"] >= 8
+    assert not found["aspect_ratios"]["change"]
+    assert found["strides"]["best"]["strides"] == (4, 8, 16, 32, 64)
+    shapes = describe_shapes(data, InputSize(480, 640), GEOMETRY)
+    assert shapes["fit"]["all"]["approximate"]["recall_70"] > 0.9
+    assert shapes["gain"]["verdict"] in ("no gain", "small gain")
+    assert "promise" in format_shapes(shapes)
+
+
+def test_poles_promise_a_gain(tmp_path: Path) -> None:
+    data = many_objects(tmp_path, [(12, 96), (96, 12), (20, 160), (40, 320)] * 10)
+    shapes = describe_shapes(data, InputSize(480, 640), GEOMETRY)
+    gain, fitted = shapes["gain"], shapes["fit"]["all"]
+    assert gain["verdict"] == "gain"
+    assert gain["from_elongated"] == pytest.approx(1)
+    # A ratio of 8 in one of 2 of the same area: the longer side is half covered or so.
+    assert fitted["approximate"]["recall_70"] == 0
+    assert fitted["forced"] + fitted["without_shape_target"] == 40
+    assert shapes["advice"]["aspect_ratios"]["change"]
+    assert 8 in shapes["advice"]["aspect_ratios"]["best"]["aspect_ratios"]
+
+
+@pytest.mark.photographs
+def test_coco_wants_the_published_settings(shared_folder: Path) -> None:
+    """The paper's authors chose them on all of COCO; here are eighty photographs of it."""
+    coco = shared_folder / "data" / "coco_tiny"
+    argument = f"{coco}/annotations/instances_train2017.json:{coco}/train2017"
+    data = read_coco_file(*find_dataset(argument), Findings())
+    found = advise(data, InputSize(800, 1333), GEOMETRY)
+    assert found["base_scale"]["best"]["base_scale"] == 8
+    assert found["strides"]["best"]["strides"] == (4, 8, 16, 32, 64)
+    assert found["input"]["best"]["shorter_side"] == 800
+    others = GEOMETRY._replace(strides=(8, 16, 32, 64, 128), base_scale=4)
+    assert advise(data, InputSize(800, 1333), others)["base_scale"]["best"]["base_scale"] == 4
