@@ -357,6 +357,8 @@ def _per_cell(
     box = torch.full_like(none, last, dtype=torch.int64).scatter_reduce(
         0, cells, torch.where(is_best, boxes, last), "amin"
     )
+    # Of a cell without a box the number must still be one that can be looked up.
+    box = torch.where(best > 0, box, 0)
     claimed_by = torch.zeros_like(box).scatter_reduce(
         0, cells, torch.where(claims, boxes + 1, 0), "amax"
     )
