@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from pooled_backbone import PooledImage
 from torch import nn
-from torch.nn import functional as F
 
 from ga_detectron2.model_zoo import get_config
 
@@ -41,30 +40,6 @@ EXTREME = 1e4
 KINDS = ("flat", "point", "turned", "outside", "covering", "huge", "tiny", "nan", "inf", "twin")
 
 
-@BACKBONE_REGISTRY.register()
-class SoakBackbone(Backbone):
-    """Each level is the image, pooled, through one 1x1 convolution."""
-
-    def __init__(self, cfg: CfgNode, _input_shape: ShapeSpec):
-        super().__init__()
-        self.channels = cfg.MODEL.FPN.OUT_CHANNELS
-        first = 3 if cfg.MODEL.META_ARCHITECTURE == "GARetinaNet" else 2
-        self.strides = {f"p{i}": 2**i for i in range(first, first + 5)}
-        self.layer = nn.Conv2d(3, self.channels, 1)
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {k: ShapeSpec(channels=self.channels, stride=s) for k, s in self.strides.items()}
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            k: self.layer(F.avg_pool2d(images, s, ceil_mode=True)) for k, s in self.strides.items()
-        }
-
-
 @functools.cache
 def read_config(family: str) -> CfgNode:
     return get_config(CONFIGS[family])
@@ -73,7 +48,7 @@ def read_config(family: str) -> CfgNode:
 def draw_model(rng: random.Random, family: str) -> nn.Module:
     cfg = read_config(family).clone()
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.BACKBONE.NAME = "SoakBackbone"
+    cfg.MODEL.BACKBONE.NAME = PooledImage.__name__
     cfg.MODEL.FPN.OUT_CHANNELS = rng.choice((8, 12, 16))
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = NUM_CLASSES
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 8
