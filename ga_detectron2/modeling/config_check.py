@@ -84,6 +84,8 @@ def check_retinanet_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> N
     _check_at_least("MODEL.RETINANET.SMOOTH_L1_LOSS_BETA", retinanet.SMOOTH_L1_LOSS_BETA, 0)
     for key in ("NUM_CLASSES", "NUM_CONVS", "TOPK_CANDIDATES_TEST"):
         _check_count(f"MODEL.RETINANET.{key}", retinanet[key])
+    # A slice up to -1 would leave out the last one.
+    _check_count("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE)
     _check_norm("MODEL.RETINANET.NORM", retinanet.NORM)
     if not (0 <= retinanet.FOCAL_LOSS_ALPHA <= 1 or retinanet.FOCAL_LOSS_ALPHA == -1):
         raise ValueError(
@@ -182,10 +184,15 @@ def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequenc
             f"{section}.IOU_LABELS {list(labels)} must have {len(thresholds) + 1} labels, one more "
             f"than IOU_THRESHOLDS {list(thresholds)}"
         )
-    if any(label not in (-1, 0, 1) for label in labels) or 1 not in labels or labels[0] == 1:
+    if any(label not in (-1, 0, 1) for label in labels) or labels[-1] != 1 or labels[0] == 1:
         raise ValueError(
             f"{section}.IOU_LABELS {list(labels)} must be 1 (positive), 0 (negative) or -1 (takes "
-            "no part), with a positive one, which is not the first, such as [0, -1, 1]"
+            "no part), the last one positive and the first one not, such as [0, -1, 1]"
+        )
+    if any(label != 1 for label in labels[list(labels).index(1) :]):
+        raise ValueError(
+            f"{section}.IOU_LABELS {list(labels)} must be positive from some IoU on, such as "
+            "[0, -1, 1]: an anchor that covers its box better is not worse"
         )
 
 

@@ -92,6 +92,10 @@ REFUSED = [
     (RETINANET, "MODEL.RETINANET.IOU_LABELS", [0, -1, 1]),
     (RPN, GA + "IOU_LABELS", [0, -1, 2]),
     (RPN, "MODEL.RPN.IOU_LABELS", [0, -1, 0]),
+    # Positive below negative or ignored.
+    (RPN, GA + "IOU_LABELS", [0, 1, -1]),
+    (RPN, "MODEL.RPN.IOU_LABELS", [0, 1, 0]),
+    (RETINANET, GA + "IOU_LABELS", [-1, 1, 0]),
     # Geometry.
     (RPN, GA + "OCTAVE_BASE_SCALE", 0),
     (RPN, GA + "OCTAVE_BASE_SCALE", -8),
@@ -115,6 +119,9 @@ REFUSED = [
     (RETINANET, "MODEL.RETINANET.SCORE_THRESH_TEST", 5.0),
     (RETINANET, "MODEL.RETINANET.TOPK_CANDIDATES_TEST", 0),
     (RETINANET, "MODEL.RETINANET.NUM_CLASSES", 0),
+    # All but the last detection would be kept.
+    (RETINANET, "TEST.DETECTIONS_PER_IMAGE", -1),
+    (RETINANET, "TEST.DETECTIONS_PER_IMAGE", 0),
     (RETINANET, "MODEL.RETINANET.PRIOR_PROB", 0.0),
     (RETINANET, "MODEL.RETINANET.PRIOR_PROB", 1.0),
     # Losses.
