@@ -4,12 +4,13 @@ import logging
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
@@ -22,11 +23,15 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.data import TrainLoader, build_train_loader
+from ga_detectron2.data.seeds import derive_seed, seed_all
 from ga_detectron2.evaluation import ProposalRecallEvaluator
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .errors import ConfigError
 from .optimizer import build_optimizer
 from .train_loop import build_step
+from .watch import GuidedAnchorWatch
 
 __all__ = ["GATrainer"]
 
@@ -38,7 +43,10 @@ class GATrainer(DefaultTrainer):
     - :class:`GACheckpointer`, which takes MMDetection's and torchvision's files,
     - a run that ends, with its iteration and the loss's name, when a loss is not finite,
     - COCO's scores for boxes, and average recall for the proposals of a ``ProposalNetwork``,
-    - several processes without a GPU.
+    - several processes without a GPU,
+    - what guided anchors do, as numbers and pictures (:class:`GuidedAnchorWatch`),
+    - a training that is cut off and resumed like one that is not: what chance does in an iteration
+      follows from the seed, the iteration and the process, and the checkpoint has the seed.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -56,6 +64,9 @@ class GATrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger(distributed_rank=comm.get_rank())
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self._seed_is_chosen = cfg.SEED >= 0
+        if not self._seed_is_chosen:
+            cfg = with_seed(cfg, comm.shared_random_seed())
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -69,6 +80,53 @@ class GATrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As :meth:`DefaultTrainer.resume_or_load`; the main process's checkpoint counts."""
+        super().resume_or_load(resume)
+        self.start_iter = comm.all_gather(self.start_iter)[0]
+
+    def train(self) -> OrderedDict[str, Any] | None:
+        """As :meth:`DefaultTrainer.train`, with the data of the iteration that it starts from."""
+        if isinstance(self.data_loader, TrainLoader):
+            self.data_loader.seek(self.cfg.SEED, self.start_iter)
+        elif self.start_iter > 0:
+            logging.getLogger(__name__).warning(
+                "The training data start anew: a resumed training is not that which was cut off"
+            )
+        return super().train()
+
+    def run_step(self) -> None:
+        """As :meth:`DefaultTrainer.run_step`, with random numbers of this iteration."""
+        seed_all(derive_seed(self.cfg.SEED, self.iter, comm.get_rank()))
+        super().run_step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As :meth:`DefaultTrainer.state_dict`, with the ``seed`` that chance follows from."""
+        return {**super().state_dict(), "seed": self.cfg.SEED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the seed of ``state_dict`` if ``SEED`` does not ask for another one."""
+        super().load_state_dict(state_dict)
+        if not self._seed_is_chosen:
+            self.cfg = with_seed(self.cfg, state_dict.get("seed", self.cfg.SEED))
+
+    def build_hooks(self) -> list[HookBase]:
+        """As :meth:`DefaultTrainer.build_hooks`, with :class:`GuidedAnchorWatch`."""
+        hooks = super().build_hooks()
+        model = self._trainer.model
+        if any(isinstance(m, GuidedAnchoring) for m in model.modules()):
+            # Before the writers, which come last.
+            hooks.insert(1, GuidedAnchorWatch(model, vis_period=self.cfg.VIS_PERIOD))
+        return hooks
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[Any]:
+        """As :meth:`DefaultTrainer.build_train_loader`, with data that can be resumed.
+
+        Override it with another ``mapper`` for :func:`~ga_detectron2.data.build_train_loader`.
+        """
+        return build_train_loader(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -101,7 +159,11 @@ class GATrainer(DefaultTrainer):
         output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
         if kind in ("coco", "coco_panoptic_seg"):
-            coco = COCOEvaluator(dataset_name, output_dir=output_folder)
+            coco = COCOEvaluator(
+                dataset_name,
+                output_dir=output_folder,
+                kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            )
             if cfg.MODEL.META_ARCHITECTURE != "ProposalNetwork":
                 return coco
             limits = cfg.TEST.PROPOSAL_RECALL_LIMITS
@@ -126,6 +188,15 @@ class GATrainer(DefaultTrainer):
         evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{task}_TTA", scores) for task, scores in results.items())
+
+
+def with_seed(cfg: CfgNode, seed: int) -> CfgNode:
+    """A frozen copy of ``cfg`` with another ``SEED``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SEED = seed
+    cfg.freeze()
+    return cfg
 
 
 def distribute(model: torch.nn.Module) -> torch.nn.Module:

@@ -1,53 +1,35 @@
 """What a model's guided anchoring does, by level: what the filter keeps, how anchors fit."""
 
-import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import nn
 
-from ga_detectron2.modeling.anchors import (
-    CellGrid,
-    approximate_anchor_offsets,
-    cells_inside_images,
-    make_squares,
-)
 from ga_detectron2.modeling.guided_anchoring import (
     GuidedAnchoring,
     GuidedAnchors,
     record_guided_anchors,
 )
-from ga_detectron2.modeling.targets import box_levels, location_targets, pad_ground_truth
+
+from .anchor_tally import AnchorTally, shares
 
 __all__ = ["GuidedAnchorDiagnosis", "diagnose", "format_diagnosis", "judge_location_branch"]
 
-# What is summed up for each level; the first of a pair is what the second is divided by.
-_SHARES = {
-    "kept_share": ("cells", "kept"),
-    "center_recall": ("objects", "centers_kept"),
-    "center_probability": ("center_cells", "center_probability"),
-    "outside_probability": ("outside_cells", "outside_probability"),
-    "iou_square": ("objects", "iou_square"),
-    "iou_approximate": ("objects", "iou_approximate"),
-    "iou_guided": ("objects", "iou_guided"),
-    "iou_kept": ("objects", "iou_kept"),
-}
-_SUMS = list(dict.fromkeys(itertools.chain(*_SHARES.values())))
+LEAST_CONTRAST = 1.2
+"""Between mean probabilities at centres and elsewhere, from which on the branch has a direction."""
 
 
 class GuidedAnchorDiagnosis(DatasetEvaluator):
     """Collects, over a data set, what the location and shape branches of a model say of its boxes.
 
-    Boxes are the annotations that are no crowds, in the size in which the model sees them. Each
-    belongs to one level, as in training; an IoU of a box is the best of all cells of all levels.
-    Cells outside an image, in a batch padded to a larger one, are left out.
+    Boxes are the annotations that are no crowds, in the size in which the model sees them. For
+    what is counted see :class:`AnchorTally`.
 
     Example:
         >>> with record_guided_anchors(model) as records:
@@ -82,7 +64,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
     def reset(self) -> None:
         self._records.clear()
         self._num_images = 0
-        self._sums = torch.zeros(len(self._settings.strides), len(_SUMS), dtype=torch.float64)
+        self._tally = AnchorTally(self._settings)
 
     def process(self, inputs: list[dict[str, Any]], outputs: Any) -> None:
         """Take the anchors that the model has just made of ``inputs``; ``outputs`` do not matter.
@@ -94,15 +76,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         guided = self._records[-1]
         self._records.clear()
         self._num_images += len(inputs)
-        image_sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
-        instances = [self._ground_truth(x).to(guided.anchors.device) for x in inputs]
-        inside = cells_inside_images(guided.grid, image_sizes)
-        kept = self._settings.kept_cells(guided) & inside
-        self._add_cells(guided, inside, kept, instances)
-        for n, (size, boxes) in enumerate(zip(image_sizes, instances, strict=True)):
-            self._add_boxes(
-                guided.grid, guided.anchors[n], inside[n], kept[n], boxes.gt_boxes.tensor, size
-            )
+        self._tally.add(guided, [self._ground_truth(x) for x in inputs])
 
     def evaluate(self) -> OrderedDict[str, Any] | None:
         """Under ``guided_anchors``: ``images``, ``filter`` (the threshold), ``levels`` and ``all``.
@@ -122,7 +96,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         Shares and means are None where there is nothing to count. None on other than the main
         process.
         """
-        sums, num_images = self._sums, self._num_images
+        sums, num_images = self._tally.sums, self._num_images
         if self._distributed:
             comm.synchronize()
             gathered = comm.gather((sums, num_images))
@@ -131,7 +105,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
             sums = torch.stack([s for s, _ in gathered]).sum(dim=0)
             num_images = sum(n for _, n in gathered)
         levels = [
-            {"stride": stride, **_shares(row)}
+            {"stride": stride, **shares(row)}
             for stride, row in zip(self._settings.strides, sums, strict=True)
         ]
         return OrderedDict(
@@ -139,7 +113,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
                 "images": num_images,
                 "filter": self._settings.loc_filter_thresh,
                 "levels": levels,
-                "all": _shares(sums.sum(dim=0)),
+                "all": shares(sums.sum(dim=0)),
             }
         )
 
@@ -155,73 +129,6 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         boxes.scale(size[1] / image["width"], size[0] / image["height"])
         boxes.clip(size)
         return Instances(size, gt_boxes=boxes[boxes.nonempty()])
-
-    def _add_cells(
-        self, guided: GuidedAnchors, inside: Tensor, kept: Tensor, instances: list[Instances]
-    ) -> None:
-        settings = self._settings
-        targets, weights = location_targets(
-            guided.grid,
-            pad_ground_truth(instances),
-            settings.base_scale,
-            settings.center_ratio,
-            settings.ignore_ratio,
-        )
-        center = inside & (targets > 0)
-        outside = inside & (targets == 0) & (weights > 0)
-        probability = guided.loc_logits.sigmoid()
-        for name, values in (
-            ("cells", inside),
-            ("kept", kept),
-            ("center_cells", center),
-            ("center_probability", probability * center),
-            ("outside_cells", outside),
-            ("outside_probability", probability * outside),
-        ):
-            levels = values.double().sum(dim=0).split(guided.grid.cells_per_level)
-            self._sums[:, _SUMS.index(name)] += torch.stack([x.sum() for x in levels]).cpu()
-
-    def _add_boxes(
-        self,
-        grid: CellGrid,
-        anchors: Tensor,
-        inside: Tensor,
-        kept: Tensor,
-        boxes: Tensor,
-        image_size: tuple[int, int],
-    ) -> None:
-        """One image: (R, 4), (R,), (R,), (M, 4)."""
-        if not len(boxes):
-            return
-        settings = self._settings
-        own_level = box_levels(boxes, len(grid.sizes), grid.strides[0], settings.base_scale).long()
-        found = {
-            "objects": torch.ones_like(boxes[:, 0]),
-            "centers_kept": kept[_center_cells(grid, boxes, own_level, image_size)],
-            "iou_square": _best_iou(boxes, make_squares(grid, settings.base_scale)[inside]),
-            "iou_approximate": self._best_approximate_iou(grid, inside, boxes),
-            "iou_guided": _best_iou(boxes, anchors[inside]),
-            "iou_kept": _best_iou(boxes, anchors[kept]),
-        }
-        for name, values in found.items():
-            column = self._sums[:, _SUMS.index(name)]
-            column.index_add_(0, own_level.cpu(), values.double().cpu())
-
-    def _best_approximate_iou(self, grid: CellGrid, inside: Tensor, boxes: Tensor) -> Tensor:
-        offsets = approximate_anchor_offsets(
-            grid.strides,
-            self._settings.base_scale,
-            self._settings.scales_per_octave,
-            self._settings.aspect_ratios,
-            boxes.device,
-        )
-        counts = torch.tensor(grid.cells_per_level, device=boxes.device)
-        offsets = offsets.repeat_interleave(counts, dim=0)[inside]  # (cells inside, A, 4)
-        centers = grid.centers[inside].repeat(1, 2)
-        best = torch.zeros_like(boxes[:, 0])
-        for a in range(offsets.shape[1]):
-            best = torch.max(best, _best_iou(boxes, centers + offsets[:, a]))
-        return best
 
 
 def diagnose(
@@ -287,6 +194,11 @@ def judge_location_branch(result: dict[str, Any]) -> str:
     if center is None or outside is None:
         return "No object belongs to any cell: nothing can be said of the location branch."
     values = f"its probability is {center:.3f} at centres of objects and {outside:.3f} outside"
+    if max(center, outside) < LEAST_CONTRAST * min(center, outside):
+        return (
+            f"The location branch does not tell where objects are (yet): {values}. "
+            f"The filter keeps {100 * row['kept_share']:.1f} % of the cells."
+        )
     if center < outside:
         return (
             f"The location branch was trained UPSIDE DOWN: {values}. The filter drops cells for "
@@ -297,34 +209,6 @@ def judge_location_branch(result: dict[str, Any]) -> str:
         f"The location branch is the right way up: {values}. "
         f"The filter keeps {100 * row['kept_share']:.1f} % of the cells."
     )
-
-
-def _shares(sums: Tensor) -> dict[str, Any]:
-    total = dict(zip(_SUMS, sums.tolist(), strict=True))
-    shares = {
-        name: total[part] / total[whole] if total[whole] else None
-        for name, (whole, part) in _SHARES.items()
-    }
-    return {"cells": int(total["cells"]), "objects": int(total["objects"]), **shares}
-
-
-def _center_cells(
-    grid: CellGrid, boxes: Tensor, own_level: Tensor, image_size: Sequence[int]
-) -> Tensor:
-    """(M,) int64 into R: the cell within the image that is nearest to the centre of each box."""
-    _, width, first, stride = grid.levels[own_level].unbind(dim=1)
-    last = torch.tensor(image_size[::-1], device=boxes.device) - 1  # pixels, x and y
-    last = last // stride[:, None]
-    cell = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride[:, None]).round().long()
-    x, y = torch.minimum(cell.clamp(min=0), last).unbind(dim=1)
-    return first + y * width + x
-
-
-def _best_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """(M,): of each box, the best IoU with any of the anchors; 0 where there are none."""
-    if not len(anchors):
-        return torch.zeros_like(boxes[:, 0])
-    return pairwise_iou(Boxes(boxes), Boxes(anchors)).amax(dim=1)
 
 
 def _percent(share: float | None) -> str:
