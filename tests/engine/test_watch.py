@@ -113,7 +113,7 @@ def test_numbers_are_those_of_the_batch(model: nn.Module) -> None:
 def test_a_batch_without_objects_has_no_numbers_of_objects(model: nn.Module) -> None:
     watch = GuidedAnchorWatch(model, period=1, vis_period=1)
     without = images()[1]
-    with mock.patch(f"{__name__}.images", lambda: [without, without]):
+    with mock.patch(f"{__name__}.images", return_value=[without, without]):
         history, pictures = run(model, watch, 1)
     assert "guided_anchors/kept_share" in history
     assert "guided_anchors/iou_guided" not in history
