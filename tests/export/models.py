@@ -34,7 +34,7 @@ def kept_by_level(model: nn.Module, image: torch.Tensor) -> list[float]:
 
 def make_model(family: str) -> tuple[CfgNode, nn.Module]:
     """Random weights with which about a third of the cells pass, and of none an image without."""
-    overrides = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "16", "MODEL.WEIGHTS", ""]
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.WEIGHTS", ""]
     cfg = load_config(str(CONFIGS / FAMILIES[family]), overrides)
     torch.manual_seed(0)
     model = build_model(cfg).eval()

@@ -27,7 +27,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         *("--config-file", str(CONFIGS / FAMILIES["ga_rpn"])),
         *("--output", str(folder / "exported"), "--check", str(folder / "image.png")),
         *("MODEL.WEIGHTS", str(folder / "weights.pth"), "MODEL.DEVICE", "cpu"),
-        *("MODEL.FPN.OUT_CHANNELS", "16", "INPUT.MIN_SIZE_TEST", "96"),
+        *("MODEL.FPN.OUT_CHANNELS", "32", "INPUT.MIN_SIZE_TEST", "96"),
     ]
 
 
