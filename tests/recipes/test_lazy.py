@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ga_detectron2.engine import ConfigError, load_config
 from ga_detectron2.engine.lazy_config import build_lazy, check_lazy_run, load_lazy_config
@@ -57,6 +57,20 @@ def batch() -> list[dict]:
     return images
 
 
+def settings(value: object) -> object:
+    """What an object was configured with; layers of its own are left to themselves."""
+    if isinstance(value, ListConfig | tuple | list):
+        return [settings(v) for v in value if not isinstance(v, torch.nn.Module)]
+    if isinstance(value, torch.nn.Module) or type(value).__module__.startswith("detectron2."):
+        attributes = vars(value).items()
+        return {
+            k: settings(v)
+            for k, v in attributes
+            if not k.startswith("_") and not isinstance(v, torch.nn.Module)
+        }
+    return value
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_layers_are_those_of_the_yaml(name: str) -> None:
     with torch.device("meta"):
@@ -69,12 +83,20 @@ def test_the_layers_are_those_of_the_yaml(name: str) -> None:
     ]
     assert frozen[0] == frozen[1]
     assert any("res2" in n for n in frozen[0])
+    for (path, one), (other_path, other) in zip(
+        expected.named_modules(), found.named_modules(), strict=True
+    ):
+        assert path == other_path
+        assert type(one) is type(other)
+        assert settings(one) == settings(other), path
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_outputs_are_those_of_the_yaml(name: str) -> None:
     torch.manual_seed(0)
     expected = build_model(load_yaml(name, *narrow_overrides()))
+    if "retinanet" in name:
+        torch.nn.init.zeros_(expected.head.cls_score.bias)  # scores above the threshold
     found = build_lazy(narrow_lazy(load(name), name), "model")
     found.load_state_dict(expected.state_dict())
     computed: list[list[dict]] = []

@@ -277,7 +277,11 @@ def test_two_machines(arguments: Callable, tmp_path: Path) -> None:
                 text=True,
             )
         )
-    outputs = [process.communicate(timeout=300) for process in processes]
+    try:
+        outputs = [process.communicate(timeout=200) for process in processes]
+    finally:  # one waits for the other
+        for process in processes:
+            process.kill()
     for process, (_, errors) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, errors[-2000:]
     assert "World size: 2" in outputs[0][0]

@@ -35,7 +35,9 @@ proposal_generator = L(GuidedAnchorRPN)(
         shape_loss_beta=0.2,
     ),
     box_rule=L(MatchRule)(thresholds=[0.3, 0.7], labels=[0, -1, 1], min_positive_iou=0.3),
-    box2box_transform=L(Box2BoxTransform)(weights=[1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11]),
+    box2box_transform=L(Box2BoxTransform)(
+        weights=[14.285714285714286, 14.285714285714286, 9.090909090909092, 9.090909090909092]
+    ),
     batch_size_per_image=256,
     positive_fraction=0.5,
     pre_nms_topk=(2000, 2000),  # training, inference
