@@ -299,6 +299,12 @@ def check_matches(ours, n, index, label):
     assert [ours.boxes[n, c].item() for c in positive] == [index[c] for c in positive]
 
 
+def check_numbers_of_boxes(ours, images):
+    """They can be looked up also where they do not matter."""
+    assert ours.boxes.min() >= 0
+    assert ours.boxes.max() < max(1, *map(len, images), 0)
+
+
 @pytest.fixture(params=[None, 20], ids=["few chunks", "many chunks"], scope="module")
 def chunks(request):
     """Both with and without the boundaries of chunks in reach of small problems."""
@@ -404,6 +410,7 @@ def test_shape_targets_with_ties(problem, rule, base_scale):
             for b in boxes
         ]
         check_matches(ours, n, *twin_match(iou, inside[n].tolist(), rule, number=F32))
+    check_numbers_of_boxes(ours, images)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -601,6 +608,7 @@ def test_guided_anchor_matches(problem, rule, data):
     for n, boxes in enumerate(images):
         iou = [[twin_iou(b, a) if has_area(b) else 0.0 for a in anchors[n]] for b in boxes]
         check_matches(ours, n, *twin_match(iou, inside[n].tolist(), rule, number=F32))
+    check_numbers_of_boxes(ours, images)
 
 
 @pytest.mark.usefixtures("comparison")
