@@ -1,0 +1,73 @@
+"""Targets take little memory, however many boxes there are."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from ga_detectron2.modeling.anchors import cells_inside_images, make_cell_grid, make_guided_anchors
+from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_approximate_anchors
+from ga_detectron2.modeling.targets import location_targets, pad_ground_truth
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from measure import peak_allocated  # noqa: E402
+
+sys.path.pop(0)
+
+SIDE = 1333
+STRIDES = (4, 8, 16, 32, 64)
+GRID = make_cell_grid(
+    tuple((-(-SIDE // s), -(-SIDE // s)) for s in STRIDES), STRIDES, torch.device("cpu")
+)
+RULES = {
+    "rpn": MatchRule((0.3, 0.7), (0, -1, 1), 0.3),
+    "any IoU claims": MatchRule((0.5,), (0, 1), 0.0),
+}
+# A table of all 148,150 cells and 500 boxes alone would be 283 MiB, of nine anchors 2.5 GiB.
+BOUND_MIB = 64
+
+
+def some_boxes(number: int) -> Boxes:
+    """From 8 pixels to most of the image, of ratios from 1:4 to 4:1."""
+    generator = torch.Generator().manual_seed(0)
+    sides = 8 * (1200 / 8) ** torch.rand(number, generator=generator)
+    ratio = 2 ** (4 * torch.rand(number, generator=generator) - 2)
+    half = torch.stack([sides * ratio.sqrt(), sides / ratio.sqrt()], dim=1) / 2
+    center = SIDE * torch.rand(number, 2, generator=generator)
+    boxes = Boxes(torch.cat([center - half, center + half], dim=1))
+    boxes.clip((SIDE, SIDE))
+    return boxes
+
+
+@pytest.mark.parametrize(
+    ("number", "shape"),
+    [(60, 0.0), pytest.param(500, 0.0, marks=pytest.mark.slow), (60, 4.0)],
+    ids=["60 boxes", "500 boxes", "every anchor touches every box"],
+)
+def test_memory_of_all_targets_is_bounded(number: int, shape: float) -> None:
+    """In MiB at the peak of each, beyond what it is given."""
+    ground_truth = pad_ground_truth([Instances((SIDE, SIDE), gt_boxes=some_boxes(number))])
+    inside = cells_inside_images(GRID, [(SIDE, SIDE)])
+    generator = torch.Generator().manual_seed(0)
+    deltas = shape + torch.randn(1, len(GRID.centers), 2, generator=generator)
+    anchors = make_guided_anchors(GRID.centers, GRID.stride, deltas, 8, (1.0, 1.0))
+    found = {
+        "location": peak_allocated(
+            lambda: location_targets(GRID, ground_truth, 8, 0.2, 0.5), "cpu"
+        ),
+        **{
+            f"box, {name}": peak_allocated(
+                lambda rule=rule: match_anchors(anchors, inside, ground_truth, rule), "cpu"
+            )
+            for name, rule in RULES.items()
+        },
+        "shape": peak_allocated(
+            lambda: match_approximate_anchors(
+                GRID, inside, ground_truth, RULES["rpn"], 8, 3, (0.5, 1.0, 2.0)
+            ),
+            "cpu",
+        ),
+    }
+    assert all(0 < mib < BOUND_MIB for mib in found.values()), found
