@@ -164,7 +164,7 @@ def draw(
     for name, picture in bar("Drawing", "image", number)(pictures):
         save_image(picture, os.path.join(output, f"{name}.png"))
         count += 1
-    return f"shapes.png and {count} pictures of targets are in {output}"
+    return f"shapes.png and {number_of(count, 'picture')} of targets are in {output}"
 
 
 def main(argv: list[str] | None = None) -> None:
