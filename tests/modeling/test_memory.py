@@ -12,7 +12,7 @@ from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_appr
 from ga_detectron2.modeling.targets import location_targets, pad_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from measure import peak_allocated  # noqa: E402
+from measure import peak_allocated
 
 sys.path.pop(0)
 
