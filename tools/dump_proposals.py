@@ -4,8 +4,9 @@
     tools/dump_proposals.py --config-file configs/ga_rpn_R_50.yaml --dataset-name coco_2017_train \\
         --output proposals/train.pkl --num-gpus 8 MODEL.WEIGHTS ga://ga_rpn_R_50
 
-The images are divided into shards, and these among the processes. A second run of the same command
-goes on after the last shard that was finished. Boxes are in pixels of the original images; there
+The images are divided into shards, and these among the processes, which several machines may have
+if they share the folder of --output (docs/distributed.md). A second run of the same command goes on
+after the last shard that was finished. Boxes are in pixels of the original images; there
 are MODEL.RPN.POST_NMS_TOPK_TEST of them in an image (1000; Fast R-CNN uses 300).
 
     tools/dump_proposals.py --from-mmdet proposals.pkl --dataset-name coco_2017_train \\
@@ -19,16 +20,14 @@ import contextlib
 import io
 import os
 import sys
+from datetime import timedelta
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import launch
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
-from torch.multiprocessing import ProcessExitedException
 
 from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
 from ga_detectron2.data import register_datasets
@@ -43,6 +42,13 @@ from ga_detectron2.engine import (
     check_run,
     load_config,
     use_available_device,
+)
+from ga_detectron2.engine.processes import (
+    exit_once,
+    is_torchrun,
+    run_processes,
+    share_threads,
+    use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
 
@@ -66,7 +72,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
         help="register a data set in COCO's format under NAME; may be given several times",
     )
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes a machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="from 0")
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        metavar="URL",
+        help="tcp://HOST:PORT of the first machine, if there are several",
+    )
     parser.add_argument(
         "--shard-size", type=int, default=500, metavar="N", help="images in a shard (default: 500)"
     )
@@ -87,7 +101,7 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str, str | None]:
     note = use_available_device(cfg)
     if args.dataset_name:
         cfg.DATASETS.TEST = (args.dataset_name,)
-    check_run(cfg, args.num_gpus, eval_only=True)
+    check_run(cfg, args.num_gpus * args.num_machines, eval_only=True)
     if len(cfg.DATASETS.TEST) > 1:
         names = ", ".join(cfg.DATASETS.TEST)
         raise ConfigError(f"DATASETS.TEST has several data sets: --dataset-name one of {names}")
@@ -110,9 +124,8 @@ def work(args: argparse.Namespace) -> None:
     logger = setup_logger(name="ga_detectron2")
     if note and comm.is_main_process():
         logger.warning(note)
-    if cfg.MODEL.DEVICE == "cpu" and comm.get_local_size() > 1 and not os.getenv("OMP_NUM_THREADS"):
-        # Otherwise each process would compute with as many threads as there are cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    if cfg.MODEL.DEVICE == "cpu":
+        share_threads()
     try:
         model = GATrainer.build_model(cfg)
         GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
@@ -123,17 +136,22 @@ def work(args: argparse.Namespace) -> None:
 
 
 def dump_proposals(args: argparse.Namespace) -> None:
+    use_torchrun(args)
     dump, _, _ = open_dump(args)  # Before any process is started: a mistake is reported once.
     dump.prepare()
+    is_main = args.machine_rank == 0 and (not is_torchrun() or os.environ["RANK"] == "0")
     if dump.is_complete:
-        print(f"{args.output} is complete already")
+        if is_main:
+            print(f"{args.output} is complete already")
         return
     missing = len(dump.missing_shards())
-    if missing < dump.num_shards:
+    if missing < dump.num_shards and is_main:
         print(f"{dump.num_shards - missing} of {dump.num_shards} shards are there already")
     if missing:
-        launch(work, args.num_gpus, dist_url="auto", args=(args,))
-    print(f"{args.output}: {dump.merge()} proposals")
+        # Who has done his part waits for the others.
+        run_processes(work, args, timeout=timedelta(days=7))
+    if is_main:
+        print(f"{args.output}: {dump.merge()} proposals")
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -163,9 +181,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             dump_proposals(args)
     except (ConfigError, CheckpointError, ProposalFileError, OSError) as error:
-        sys.exit(f"dump_proposals.py: error: {error}")
-    except ProcessExitedException as error:
-        sys.exit(error.exit_code)  # The process has said why.
+        exit_once(f"dump_proposals.py: error: {error}")
 
 
 if __name__ == "__main__":

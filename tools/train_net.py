@@ -1,21 +1,19 @@
 #!/usr/bin/env python
 """Train and score a guided anchoring model, or any other model of detectron2.
 
-Arguments are those of detectron2's own tools/train_net.py, and --dataset.
+Arguments are those of detectron2's own tools/train_net.py, and --dataset. Processes are started by
+--num-gpus, or by torchrun: docs/distributed.md.
 """
 
 import argparse
-import os
 import sys
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, hooks, launch
+from detectron2.engine import default_argument_parser, default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing import ProcessExitedException
 
 from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
 from ga_detectron2.engine import (
@@ -24,6 +22,12 @@ from ga_detectron2.engine import (
     check_run,
     load_config,
     use_available_device,
+)
+from ga_detectron2.engine.processes import (
+    exit_once,
+    run_processes,
+    share_threads,
+    use_torchrun,
 )
 
 
@@ -81,31 +85,22 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     logger = setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="ga_detectron2")
     if note:
         logger.warning(note)
-    if cfg.MODEL.DEVICE == "cpu" and comm.get_local_size() > 1 and not os.getenv("OMP_NUM_THREADS"):
-        # Otherwise each process would compute with as many threads as there are cores.
-        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    if cfg.MODEL.DEVICE == "cpu":
+        share_threads()
     try:
         return evaluate(cfg, args) if args.eval_only else train(cfg, args)
-    except (ConfigError, CheckpointError, FloatingPointError) as error:
+    except (ConfigError, CheckpointError, FloatingPointError, OSError) as error:
         sys.exit(f"train_net.py: error: {error}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     try:
+        use_torchrun(args)
         setup(args)  # Before any process is started: a mistake is then reported once.
-        launch(
-            run,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        run_processes(run, args)
     except ConfigError as error:
-        sys.exit(f"train_net.py: error: {error}")
-    except ProcessExitedException as error:
-        sys.exit(error.exit_code)  # The process has said why.
+        exit_once(f"train_net.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """A checkpointer of detectron2 that also takes the files of others."""
 
 import os
+import re
+import socket
 from typing import Any
 from urllib.parse import parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
+from .atomic import AtomicFiles
 from .conversion import (
     BOTTOM_UP,
     ConvertedWeights,
@@ -18,6 +23,9 @@ from .errors import CheckpointError
 from .files import read_checkpoint_file
 
 __all__ = ["GACheckpointer"]
+
+# What detectron2's PeriodicCheckpointer calls the checkpoint of an iteration.
+_NUMBERED = re.compile(r"model_(\d{7})\.pth")
 
 
 class GACheckpointer(DetectionCheckpointer):
@@ -34,9 +42,108 @@ class GACheckpointer(DetectionCheckpointer):
       backbone. It must be complete; a warning names the rest, which keeps its initial values.
 
     In no file is anything executed: ``weights_only`` for what ``torch.save`` wrote, and for
-    detectron2's ``.pkl`` files :func:`~.numpy_pickle.load_numpy_pickle`. Saving, resuming and
-    ``last_checkpoint`` are detectron2's.
+    detectron2's ``.pkl`` files :func:`~.numpy_pickle.load_numpy_pickle`.
+
+    Checkpoints and ``last_checkpoint`` are detectron2's, but appear when they are complete, and a
+    training that cannot read the last checkpoint resumes from the one before.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """
+        Args:
+            args, kwargs: those of :class:`DetectionCheckpointer`.
+        """
+        super().__init__(*args, **kwargs)
+        self.path_manager = AtomicFiles(PathManager)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As detectron2's, with a file that appears when it is complete.
+
+        Raises:
+            CheckpointError: in one line, where the file cannot be written, as on a full disk. What
+                was there before is unchanged.
+        """
+        try:
+            super().save(name, **kwargs)
+        except (OSError, RuntimeError) as e:
+            # torch.save does not hand on the error of a file, but raises one of its own after it.
+            reason: BaseException | None = e
+            while reason is not None and not isinstance(reason, OSError):
+                reason = reason.__cause__ or reason.__context__
+            if reason is None:
+                raise
+            last = os.path.basename(self.get_checkpoint_file())
+            raise CheckpointError(
+                f"{os.path.join(self.save_dir, name)}.pth: cannot be written "
+                f"({reason.strerror or reason}). "
+                + (f"The last checkpoint is {last}" if last else "There is no checkpoint yet")
+            ) from e
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """As detectron2's, from the newest checkpoint that can be read.
+
+        That is the one that ``last_checkpoint`` names, or an earlier one of the same folder. Every
+        process loads the file that the main process chooses.
+
+        Args:
+            path: what to load where nothing is resumed.
+            resume: whether to resume if there is a checkpoint.
+
+        Returns:
+            as :meth:`load`.
+
+        Raises:
+            CheckpointError: no checkpoint can be read, or not by all processes.
+        """
+        chosen = self._choose_checkpoint() if resume and comm.is_main_process() else ""
+        chosen = comm.all_gather(chosen)[0]
+        if isinstance(chosen, CheckpointError):
+            raise chosen
+        if not chosen:
+            return self.load(path, checkpointables=[])
+        sees_it = comm.all_gather((self.path_manager.isfile(chosen), socket.gethostname()))
+        for rank, (is_there, host) in enumerate(sees_it):
+            if not is_there:
+                raise CheckpointError(
+                    f"{chosen}: process {rank} on {host} does not find this file; OUTPUT_DIR must "
+                    "be a folder that all machines share"
+                )
+        return self.load(chosen)
+
+    def _choose_checkpoint(self) -> str | CheckpointError:
+        """The path of the checkpoint to resume from; empty if there is none."""
+        if not self.has_checkpoint():
+            return ""
+        files = self._files_to_resume_from()
+        for i, file in enumerate(files):
+            try:
+                if not self.path_manager.isfile(file):
+                    raise CheckpointError("there is no such file")
+                read_checkpoint_file(file)
+            except (CheckpointError, OSError) as e:
+                files[i] = f"{file}: {e}"
+                self.logger.warning(f"Cannot resume from {files[i]}. Trying the checkpoint before")
+                continue
+            if i > 0:
+                self.logger.warning(f"Resuming from an earlier checkpoint: {file}")
+            return file
+        return CheckpointError(
+            f"{self.save_dir}: no checkpoint can be read ({'; '.join(files)}). Train into another "
+            "OUTPUT_DIR, or without --resume"
+        )
+
+    def _files_to_resume_from(self) -> list[str]:
+        """The last checkpoint, and those of earlier iterations, newest first."""
+        last = self.get_checkpoint_file()
+        numbered = {}
+        for file in self.get_all_checkpoint_files():
+            if match := _NUMBERED.fullmatch(os.path.basename(file)):
+                numbered[file] = int(match[1])
+        # Files with higher numbers are another run's, or were not yet named as the last.
+        match = _NUMBERED.fullmatch(os.path.basename(last))
+        earlier = [f for f, n in numbered.items() if match is None or n < int(match[1])]
+        named = [last] if os.path.basename(last) else []
+        return named + sorted(earlier, key=lambda file: -numbered[file])
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model.

@@ -9,11 +9,14 @@ from .register import (
     register_datasets,
 )
 from .shapes import CLASS_NAMES, ShapesConfig
+from .train_loader import TrainLoader, build_train_loader
 
 __all__ = [
     "CLASS_NAMES",
     "DatasetArgument",
     "ShapesConfig",
+    "TrainLoader",
+    "build_train_loader",
     "check_num_classes",
     "coco_subset",
     "parse_dataset_argument",

@@ -6,7 +6,7 @@ import torch
 from detectron2.layers import ciou_loss, diou_loss
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.utils import comm
-from fvcore.nn import giou_loss, sigmoid_focal_loss_jit, smooth_l1_loss
+from fvcore.nn import giou_loss, sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
@@ -28,7 +28,9 @@ def location_loss(
     Returns:
         Scalar; the caller divides it by the number of cells / ``LOCATION_NORMALIZER``.
     """
-    loss = sigmoid_focal_loss_jit(
+    # Not fvcore's compiled one: its first backward in a process rounds otherwise than the later
+    # ones, and a resumed training would not be the same as one that was not cut off.
+    loss = sigmoid_focal_loss(
         loc_logits.float(), targets, alpha=alpha, gamma=gamma, reduction="none"
     )
     return (loss * weights).sum()

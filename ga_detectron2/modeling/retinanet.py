@@ -14,7 +14,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -325,7 +325,8 @@ class GARetinaNet(DenseDetector):
         targets = torch.zeros_like(logits).scatter_(
             2, classes[..., None], positive[..., None].to(logits.dtype)
         )
-        loss_cls = sigmoid_focal_loss_jit(
+        # Not compiled, as in location_loss.
+        loss_cls = sigmoid_focal_loss(
             logits,
             targets,
             alpha=self.focal_loss_alpha,
