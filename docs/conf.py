@@ -1,4 +1,4 @@
-"""Settings of the documentation site; tools/build_docs.sh builds it. Nothing here needs a network."""
+"""Settings of the documentation site, which tools/build_docs.sh builds without a network."""
 
 import sys
 from pathlib import Path

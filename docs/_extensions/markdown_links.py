@@ -1,4 +1,4 @@
-"""Pages that are also read on GitHub: links out of docs/, and tables of contents of coming pages."""
+"""Pages that are also read on GitHub: links out of docs/, and pages that are not there yet."""
 
 import re
 from pathlib import Path

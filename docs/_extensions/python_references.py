@@ -31,7 +31,9 @@ def resolve(
         return domain.resolve_xref(
             env, node["refdoc"], app.builder, "obj", known[0], node, contents
         )
-    return contents if exists(node["reftarget"], node.get("py:module"), node.get("py:class")) else None
+    return (
+        contents if exists(node["reftarget"], node.get("py:module"), node.get("py:class")) else None
+    )
 
 
 def exists(target: str, module: str | None, class_name: str | None) -> bool:
@@ -65,7 +67,7 @@ def _get(scope: Any, name: str) -> Any:
 def skip_fields(
     _app: Sphinx, _what: str, _name: str, value: object, skip: bool, _options: object
 ) -> bool | None:
-    """Leave out what Python says of the fields of named tuples: their class's docstring has them."""
+    """Leave out fields of named tuples: the docstring of their class has them."""
     if (getattr(value, "__doc__", None) or "").startswith("Alias for field number"):
         return True
     return skip or None

@@ -23,8 +23,12 @@ def draw() -> dict[str, Figure]:
     return {
         "taps_plain": _picture("An ordinary 3×3 convolution", torch.zeros_like(learned), "tall", 1),
         "taps_by_hand": _picture("Offsets set by hand", _by_hand(), "tall", 1),
-        "taps_learned_tall": _picture("After 600 iterations, a tall anchor", learned, "tall", GROUPS),
-        "taps_learned_wide": _picture("After 600 iterations, a wide anchor", learned, "wide", GROUPS),
+        "taps_learned_tall": _picture(
+            "After 600 iterations, a tall anchor", learned, "tall", GROUPS
+        ),
+        "taps_learned_wide": _picture(
+            "After 600 iterations, a wide anchor", learned, "wide", GROUPS
+        ),
     }
 
 
@@ -70,7 +74,9 @@ def _picture(title: str, weight: torch.Tensor, shape: str, groups: int) -> Figur
     axes.scatter(*grid.centers.T, s=5, color="#CCCCCC")
     add_box(axes, anchor, BLUE, fill=True, alpha=0.25, linewidth=0)
     positions = tap_positions(weight, deltas)[:groups]
-    for color, marker, taps in zip((RED, DEEP_BLUE, GREEN, ORANGE), "os^D", positions, strict=False):
+    for color, marker, taps in zip(
+        (RED, DEEP_BLUE, GREEN, ORANGE), "os^D", positions, strict=False
+    ):
         axes.scatter(
             *taps.T, s=34, color=color, marker=marker, edgecolors="white", linewidths=0.6, zorder=4
         )

@@ -1,6 +1,7 @@
 """Centre, ignored and outside cells of a box, on its level and the neighbouring ones."""
 
 import torch
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from panel import GREEN, INK, ORANGE, add_box, new_panel
@@ -20,13 +21,12 @@ COLORS = {"centre": GREEN, "ignored": ORANGE, "outside": "#E4E4E4"}
 def draw() -> dict[str, Figure]:
     """The pictures by name."""
     own = int(box_levels(torch.tensor(BOX), len(STRIDES), STRIDES[0], BASE_SCALE))
-    figures = {
+    return {
         "regions_below": _level([BOX], own - 1, f"Stride {STRIDES[own - 1]}: one level below"),
         "regions_own": _level([BOX], own, f"Stride {STRIDES[own]}: the box's own level"),
         "regions_above": _level([BOX], own + 1, f"Stride {STRIDES[own + 1]}: one level above"),
         "regions_overlap": _level(OVERLAPPING, own, f"Stride {STRIDES[own]}: two boxes overlap"),
     }
-    return figures
 
 
 def cell_kinds(boxes: list[list[float]], level: int) -> torch.Tensor:
@@ -48,12 +48,12 @@ def _level(boxes: list[list[float]], level: int, title: str) -> Figure:
     stride = STRIDES[level]
     figure, axes = new_panel(title, (-16, 336), (-16, 336))
     kinds = cell_kinds(boxes, level)
-    names = ("outside", "ignored", "centre")
-    for i, row in enumerate(kinds.tolist()):
-        for j, kind in enumerate(row):
-            x, y, half = j * stride, i * stride, 0.44 * stride
-            add_box(axes, (x - half, y - half, x + half, y + half), COLORS[names[kind]],
-                    fill=True, linewidth=0)  # fmt: skip
+    # A cell's colour fills the square of one stride around its centre.
+    edges = [(i - 0.5) * stride for i in range(len(kinds) + 1)]
+    colors = ListedColormap([COLORS[name] for name in ("outside", "ignored", "centre")])
+    axes.pcolormesh(
+        edges, edges, kinds.numpy(), cmap=colors, vmin=0, vmax=2, edgecolors="white", linewidth=1.5
+    )
     for box in boxes:
         add_box(axes, box, INK, linewidth=2)
     counts = [int((kinds == k).sum()) for k in (2, 1)]
