@@ -32,9 +32,9 @@ from ga_detectron2.export import (
     DEFAULT_OPSET,
     ExportedModel,
     compare_results,
+    export_folder,
     infer,
 )
-from ga_detectron2.export.folder import export_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Export: models as TorchScript or ONNX, and what runs those."""
 
 from .comparison import Differences, compare_results
+from .folder import export_folder
 from .onnx import DEFAULT_OPSET, export_onnx
 from .runtime import ExportedModel
 from .torchscript import export_torchscript
@@ -11,6 +12,7 @@ __all__ = [
     "Differences",
     "ExportedModel",
     "compare_results",
+    "export_folder",
     "export_onnx",
     "export_torchscript",
     "infer",

@@ -4,8 +4,7 @@ import pytest
 from detectron2.config import CfgNode
 from torch import nn
 
-from ga_detectron2.export import ExportedModel
-from ga_detectron2.export.folder import export_folder
+from ga_detectron2.export import ExportedModel, export_folder
 from tests.export.models import FAMILIES, make_model, noise
 
 
