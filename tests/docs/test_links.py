@@ -48,3 +48,8 @@ def test_pictures_are_small() -> None:
     for path in DOCS.rglob("images/**/*.*"):
         if path.name != "quickstart.png":  # many pictures in one
             assert path.stat().st_size < 150_000, path
+
+
+def test_every_tool_has_a_line() -> None:
+    named = set(re.findall(r"`tools/([\w.]+)`", (DOCS / "tools.md").read_text(encoding="utf-8")))
+    assert named == {p.name for p in (PROJECT / "tools").iterdir() if p.is_file()}

@@ -19,6 +19,7 @@ from tests.docs.test_commands import NOT_OURS, load_script
 
 # Commands that are checked by test_commands.py alone, by what they contain, and why.
 NOT_RUN = {
+    r"^(bash )?tools/\w+\.sh": "makes an environment first",
     r"ga://|detectron2://": "downloads weights",
     r"--num-gpus (?!1\b)|--num-machines": "needs several GPUs; tests/engine has two processes",
     r"configs/(ga_|recipes/|lazy/)": "a model of full size, for COCO: tests/engine, tests/recipes",
