@@ -57,11 +57,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--check",
-        nargs="+",
+        action="append",
         default=[],
         metavar="IMAGE",
-        help="compare what the exported model finds in these with what the model does, each at the "
-        "size of INPUT.MIN_SIZE_TEST and at half of it",
+        help="compare what the exported model finds in it with what the model does, at the size of "
+        "INPUT.MIN_SIZE_TEST and at half of it; may be given several times",
     )
     parser.add_argument(
         "--run-eval", action="store_true", help="score the exported model on DATASETS.TEST"

@@ -1,8 +1,11 @@
 """GA-RPN's inference in a form that can be traced: sizes and numbers of cells stay open."""
 
+import math
+
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ga_detectron2.modeling.feature_adaption import FeatureRows
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
@@ -40,10 +43,11 @@ class TraceableGuidedAnchorRPN(nn.Module):
         boxes, logits = [], []
         for features, level in zip(hidden, levels, strict=True):
             level_boxes, level_logits = self._boxes_of_level(features, level)
-            # find_top_rpn_proposals leaves such boxes out only if the traced image has one.
-            finite = level_boxes.isfinite().all(dim=1) & level_logits.isfinite()
-            boxes.append(level_boxes[finite][None])
-            logits.append(level_logits[finite][None])
+            # A box that is left out again because it is not finite. Without it, the trace would
+            # not have that step, and ONNX cannot reshape a level without a box (the 0 of a shape
+            # means there that the axis stays as it was).
+            boxes.append(F.pad(level_boxes, (0, 0, 0, 1))[None])
+            logits.append(F.pad(level_logits, (0, 1), value=-math.inf)[None])
         rpn = self.rpn
         (proposals,) = find_top_rpn_proposals(
             boxes,

@@ -35,6 +35,8 @@ def kept_by_level(model: nn.Module, image: torch.Tensor) -> list[float]:
 def make_model(family: str) -> tuple[CfgNode, nn.Module]:
     """Random weights with which about a third of the cells pass, and of none an image without."""
     overrides = ["MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.WEIGHTS", ""]
+    # PyTorch's group norm refuses a map of a single cell.
+    overrides += ["MODEL.RETINANET.NORM", ""]
     cfg = load_config(str(CONFIGS / FAMILIES[family]), overrides)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
@@ -42,6 +44,9 @@ def make_model(family: str) -> tuple[CfgNode, nn.Module]:
     nn.init.normal_(head.anchor_loc.weight)
     nn.init.normal_(head.anchor_shape.weight, std=0.5)
     if family == "ga_retinanet":
+        for layer in [*head.cls_subnet, *head.bbox_subnet]:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
         nn.init.normal_(head.cls_score.weight, std=0.3)
         nn.init.constant_(head.cls_score.bias, -2.0)
     with record_guided_anchors(model) as records, torch.no_grad():
