@@ -3,11 +3,11 @@
 
     benchmarks/kill_and_resume.py --kills 60 --output killed
 
-Each training is one of tools/train_net.py with --resume, in one process or in two as torchrun starts
-them. They are forked from this process, so that they need not import everything anew. Of two, one
-or both are killed; then the other must end too. When the killed training has been let finish, its
-checkpoint must be that of the training that nobody disturbed, bit for bit: weights, buffers,
-optimizer and schedule. A table of the moments is printed at the end.
+Each training is one of tools/train_net.py with --resume, in one process or in two as torchrun
+starts them. They are forked from this process, so that they need not import everything anew. Of
+two, one or both are killed; then the other must end too. When the killed training has been let
+finish, its checkpoint must be that of the training that nobody disturbed, bit for bit: weights,
+buffers, optimizer and schedule. A table of the moments is printed at the end.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """The processes of a run: started by detectron2's ``launch``, or by torchrun beforehand."""
 
 import os
+import re
 import signal
 import sys
 from argparse import Namespace
@@ -18,6 +19,9 @@ from torch.multiprocessing import ProcessExitedException
 from .errors import ConfigError
 
 __all__ = ["exit_once", "is_torchrun", "run_processes", "share_threads", "use_torchrun"]
+
+# What a process says that waits for one which has ended: gloo, and torch's store.
+_LOST = re.compile(r"connection (was )?(closed|reset)|broken pipe|remote process", re.IGNORECASE)
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -67,26 +71,26 @@ def run_processes(
 
     Raises:
         ConfigError: there are fewer GPUs than processes.
-        SystemExit: a process has ended with an exit code, of which it has told the reason, or by a
-            signal, which is told.
+        SystemExit: a process has ended: with an exit code, of which it has told the reason, or by
+            a signal, which is told here.
     """
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < args.num_gpus:
         raise ConfigError(f"there are {num_gpus} GPUs for {args.num_gpus} processes (--num-gpus)")
     if is_torchrun():
         _join(timeout)
-        run(args)
+        _call(run, args)
         return
     if args.dist_url == "auto" and args.num_machines > 1:
         raise ConfigError("--dist-url auto is for one machine: name tcp://FIRST_MACHINE:PORT")
     try:
         launch(
-            run,
+            _call,
             args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args,),
+            args=(run, args),
             timeout=timeout,
         )
     except ProcessExitedException as error:
@@ -109,6 +113,19 @@ def share_threads() -> None:
     """
     if comm.get_local_size() > 1 and not os.getenv("OMP_NUM_THREADS"):
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+
+
+def _call(run: Callable[..., Any], args: Namespace) -> None:
+    try:
+        run(args)
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        sys.exit(
+            f"error: process {comm.get_rank()} waited for another process in vain: another process "
+            f"has ended, and has told why if it could ({reason})"
+        )
 
 
 def _join(timeout: timedelta) -> None:

@@ -1,15 +1,17 @@
 """tools/train_net.py, which here also keeps what it started from and the losses of every iteration.
 
 To be run as a script. OUTPUT_DIR gets initial.pth, the weights, and losses.json, a list of losses
-by name.
+by name. With FLOAT64=1 in the environment everything is computed in float64.
 """
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
@@ -45,7 +47,18 @@ class LossCurve(HookBase):
             path.write_text(json.dumps(self.losses))
 
 
+FLOAT64 = os.environ.get("FLOAT64") == "1"
+if FLOAT64:
+    # Where the losses ask for at least float32, as mixed precision needs it.
+    torch.Tensor.float = torch.Tensor.double
+
+
 class RecordedTrainer(GATrainer):
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        model = super().build_model(cfg)
+        return model.double() if FLOAT64 else model
+
     def build_hooks(self) -> list[HookBase]:
         return [*super().build_hooks(), LossCurve()]
 
