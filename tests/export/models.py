@@ -52,6 +52,10 @@ def make_model(family: str) -> tuple[CfgNode, nn.Module]:
     with record_guided_anchors(model) as records, torch.no_grad():
         model([{"image": noise(96, 128)}])
     logits = records[0].loc_logits - head.anchor_loc.bias
+    if logits.quantile(1 - KEPT_SHARE) < 0:  # cells without features shall be below the threshold
+        head.anchor_loc.weight.data.neg_()
+        logits = -logits
+    assert logits.quantile(1 - KEPT_SHARE) > 0
     threshold = torch.tensor(0.01).logit()
     nn.init.constant_(head.anchor_loc.bias, threshold - logits.quantile(1 - KEPT_SHARE))
     return cfg, model
