@@ -1,5 +1,7 @@
 """GA-RetinaNet's inference in a form that can be traced: sizes and numbers of cells stay open."""
 
+from typing import Any
+
 import torch
 from detectron2.layers import batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -92,8 +94,9 @@ class TraceableGARetinaNet(DenseDetector):
         boxes = settings.box2box_transform.apply_deltas(box_deltas, anchors)
 
         scores = logits.sigmoid()
-        num_cells = torch.as_tensor(scores.shape[0])  # in a trace it is a tensor anyway
-        best = scores.amax(dim=1).topk(num_cells.clamp(max=settings.test_topk_candidates)).indices
+        # A tensor, so that the trace follows it; topk takes it for a number.
+        k: Any = torch.as_tensor(scores.shape[0]).clamp(max=settings.test_topk_candidates)
+        best = scores.amax(dim=1).topk(k).indices
         scores, boxes = scores[best], boxes[best]
         cell, pred_class = (scores > settings.test_score_thresh).nonzero().unbind(dim=1)
         return boxes[cell], scores[cell, pred_class], pred_class

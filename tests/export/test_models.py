@@ -44,8 +44,8 @@ def test_sizes(exported, size):
 
 def test_no_cell_on_some_levels(exported):
     _, model, exported = exported
-    image = mean_color(model, 96, 96)
-    image[:, :20, :20] = noise(20, 20)
+    image = mean_color(model, 256, 256)
+    image[:, :40, :40] = noise(40, 40)
     kept = kept_by_level(model, image)
     assert 0 in kept
     assert max(kept) > 0
