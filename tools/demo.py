@@ -16,11 +16,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.data.images import ImageError, read_rgb
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
@@ -236,9 +236,9 @@ def run_on_files(demo: Demo, args: argparse.Namespace) -> None:
     progress = tqdm(files, unit="picture")
     for path in progress:
         try:
-            image = read_image(path, format="RGB")
-        except Exception as error:  # Pillow fails on damaged files in any way.
-            progress.write(f"demo.py: skipped {path}: {reason(error)}", file=sys.stderr)
+            image = read_rgb(path)
+        except ImageError as error:
+            progress.write(f"demo.py: skipped {error}", file=sys.stderr)
             unreadable += 1
             continue
         picture = demo(image, file=path)
@@ -329,13 +329,6 @@ def show_in_window(picture: np.ndarray, wait: int) -> bool:
         return bool(cv2.waitKey(wait) & 0xFF != ESCAPE)
     except cv2.error:
         sys.exit("demo.py: error: no window can be opened here: write to a folder with --output")
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"it cannot be read as a picture ({text})"
 
 
 def place(output: str | None) -> str:

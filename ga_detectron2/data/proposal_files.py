@@ -62,7 +62,31 @@ def read_proposals(path: str) -> Proposals:
     proposals = Proposals(*(content[k] for k in names))
     if len({len(values) for values in proposals}) > 1:
         raise ProposalFileError(f"{path}: the lists {names} must be equally long")
+    seen: set[int | str] = set()
+    for image, boxes, logits in zip(*proposals, strict=True):
+        problem = _problem(image, boxes, logits)
+        if problem is None and image in seen:
+            problem = f"holds image {image} twice"
+        if problem:
+            raise ProposalFileError(f"{path}: {problem}")
+        seen.add(image)
     return proposals
+
+
+def _problem(image: Any, boxes: Any, logits: Any) -> str | None:
+    """What is wrong with the proposals of an image."""
+    if not isinstance(image, int | str | np.integer):
+        return f"an image has the id {image!r}, which is neither a number nor a name"
+    for what, values in (("boxes", boxes), ("scores", logits)):
+        if not isinstance(values, np.ndarray):
+            return f"image {image} has no array of {what}"
+        if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
+            return f"image {image} has {what} that are not finite numbers"
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        return f"image {image} has boxes of the shape {boxes.shape}, not (n, 4)"
+    if logits.shape != (len(boxes),):
+        return f"image {image} has {len(boxes)} boxes and {logits.size} scores"
+    return None
 
 
 def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -188,7 +189,7 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
     try:
         with open(json_file, encoding="utf-8") as f:
             contents = json.load(f)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"Data set {name!r}: {json_file} is not a JSON file ({e}).") from e
 
     def refuse(what: str) -> ValueError:
@@ -216,13 +217,10 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
     for key in ("images", "categories"):
         if not contents[key]:
             raise refuse(f"the list {key!r} is empty")
+    problem = _first_problem(contents)
+    if problem:
+        raise refuse(problem)
     categories = {category["id"]: category for category in contents["categories"]}
-    for i, annotation in enumerate(contents["annotations"]):
-        if annotation["category_id"] not in categories:
-            raise refuse(
-                f"annotations[{i}] is of category {annotation['category_id']}, "
-                "which is not among the categories"
-            )
     first = os.path.join(image_root, contents["images"][0]["file_name"])
     if not os.path.isfile(first):
         raise FileNotFoundError(
@@ -231,3 +229,60 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
             "the folder should be the one that the names of the images start from."
         )
     return categories
+
+
+def _first_problem(contents: dict[str, Any]) -> str | None:
+    """What would end a training or spoil a score: values of another kind, ids given twice.
+
+    Boxes without an area, or outside their image, are not among it: detectron2 leaves them out.
+
+    Args:
+        contents: with the lists of a COCO JSON, whose entries have their keys.
+    """
+    for key in ("images", "categories", "annotations"):
+        seen: set[int | str] = set()
+        for i, entry in enumerate(contents[key]):
+            identity = entry["id"]
+            # Scoring gets along with names of images, but counts on numbers for the rest.
+            is_name = key == "images" and isinstance(identity, str)
+            if not _is_whole(identity) and not is_name:
+                return f"{key}[{i}] has the id {identity!r}, which is no whole number"
+            if identity in seen:
+                return f"{key}[{i}] has the id {identity}, which an earlier one has"
+            seen.add(identity)
+    for i, category in enumerate(contents["categories"]):
+        if not isinstance(category["name"], str):
+            return f"categories[{i}] has the name {category['name']!r}, which is no text"
+    for i, image in enumerate(contents["images"]):
+        if not isinstance(image["file_name"], str) or not image["file_name"]:
+            return f"images[{i}] has the file_name {image['file_name']!r}, which is no text"
+        for side in ("height", "width"):
+            if not _is_whole(image[side]) or image[side] < 1:
+                return f"images[{i}] has the {side} {image[side]!r}; it must be 1 or more"
+    images = {image["id"] for image in contents["images"]}
+    categories = {category["id"] for category in contents["categories"]}
+    for i, annotation in enumerate(contents["annotations"]):
+        box = annotation["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+            return f"annotations[{i}] has the bbox {box!r}; it must be four finite numbers"
+        for what, known in (("category", categories), ("image", images)):
+            value = annotation[f"{what}_id"]
+            if isinstance(value, dict | list) or value not in known:
+                many = "categories" if what == "category" else "images"
+                return f"annotations[{i}] is of {what} {value!r}, which is not among the {many}"
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            return f"annotations[{i}] has iscrowd {annotation['iscrowd']!r}; it must be 0 or 1"
+    return None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    # Whole numbers of JSON have no bound, but a float has.
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max
+    )

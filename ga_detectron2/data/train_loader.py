@@ -8,6 +8,7 @@ from detectron2.data import DatasetFromList, MapDataset, build_detection_train_l
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from .images import NamingDatasetMapper
 from .seeds import derive_seed, seeded
 
 __all__ = ["TrainLoader", "build_train_loader"]
@@ -18,7 +19,8 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
 
     Args:
         cfg: configuration.
-        mapper: makes what a model takes of a record; detectron2's ``DatasetMapper`` without.
+        mapper: makes what a model takes of a record; without, detectron2's ``DatasetMapper`` with
+            errors that name the image.
 
     Returns:
         a :class:`TrainLoader`; or detectron2's own loader for data that cannot be put into an order
@@ -27,6 +29,7 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     with seeded(seed):
+        mapper = mapper or NamingDatasetMapper(cfg, True)
         parts = build_detection_train_loader.from_config(cfg, mapper)
     records = parts["dataset"]
     grouped = parts["aspect_ratio_grouping"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import TrainLoader, build_train_loader
+from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.data.seeds import derive_seed, seed_all
 from ga_detectron2.evaluation import ProposalRecallEvaluator
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
@@ -127,6 +128,13 @@ class GATrainer(DefaultTrainer):
         Override it with another ``mapper`` for :func:`~ga_detectron2.data.build_train_loader`.
         """
         return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+        """As :meth:`DefaultTrainer.build_test_loader`, with errors that name the image."""
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=NamingDatasetMapper(cfg, False)
+        )
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

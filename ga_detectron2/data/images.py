@@ -1,0 +1,64 @@
+"""Image files as detectron2 reads them, with errors that name the file."""
+
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import read_image
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+__all__ = ["ImageError", "NamingDatasetMapper", "read_rgb"]
+
+
+class ImageError(ValueError):
+    """An image file cannot be used. The message is one line and names the file."""
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """An image (H, W, 3) uint8 RGB, turned as its EXIF data say.
+
+    Raises:
+        ImageError: it is missing or damaged, or has more than 8 bits a channel.
+    """
+    try:
+        _refuse_deep_colours(path)
+        return read_image(path, format="RGB")
+    except Exception as error:  # Pillow fails on damaged files in any way.
+        raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+class NamingDatasetMapper(DatasetMapper):
+    """A :class:`DatasetMapper` whose errors name the file, which Pillow's need not."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> Any:
+        """
+        Args:
+            dataset_dict: a record in detectron2's format.
+
+        Raises:
+            ImageError: its image is missing or damaged, has more than 8 bits a channel, or is not
+                as large as the record says.
+        """
+        path = dataset_dict.get("file_name", "a record without file_name")
+        try:
+            _refuse_deep_colours(path)
+            return super().__call__(dataset_dict)
+        except Exception as error:
+            raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def _refuse_deep_colours(path: str) -> None:
+    """Pillow turns whatever lies above 255 into 255, so that such an image becomes white."""
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(
+                f"has more than 8 bits a channel (Pillow's mode {image.mode}); convert it to 8"
+            )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"it cannot be read as a picture ({text})"

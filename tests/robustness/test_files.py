@@ -1,0 +1,178 @@
+"""Files of proposals and weights that are damaged, of another kind, or meant to do harm."""
+
+import contextlib
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.checkpoint.files import read_checkpoint_file
+from ga_detectron2.data.proposal_files import (
+    ProposalFileError,
+    Proposals,
+    read_mmdet_proposals,
+    read_proposals,
+    write_proposals,
+)
+from tests.robustness.examples import EXAMPLES
+
+
+class Harm:
+    """Its pickle makes a folder when it is opened by an ordinary unpickler."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def detectron2_proposals() -> bytes:
+    content = {
+        "ids": [1, 2],
+        "boxes": [np.ones((2, 4), np.float32), np.zeros((0, 4), np.float32)],
+        "objectness_logits": [np.ones(2, np.float32), np.zeros(0, np.float32)],
+        "bbox_mode": 0,
+    }
+    return pickle.dumps(content, protocol=4)
+
+
+def mmdet_proposals() -> bytes:
+    return pickle.dumps([np.full((2, 5), 0.5, np.float32), np.zeros((0, 5), np.float32)])
+
+
+def torch_file(old: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    state = {"model": {"a": torch.arange(6.0), "b": torch.ones(2, 2)}, "iteration": 3}
+    torch.save(state, buffer, _use_new_zipfile_serialization=not old)
+    return buffer.getvalue()
+
+
+def numpy_file() -> bytes:
+    return pickle.dumps({"model": {"a": np.arange(6.0)}, "__author__": "x"}, protocol=2)
+
+
+def as_proposals(path: str) -> Proposals:
+    return read_proposals(path)
+
+
+def as_mmdet_proposals(path: str) -> Proposals:
+    return read_mmdet_proposals(path, [1, 2])
+
+
+SOURCES: dict[str, tuple[Callable[[], bytes], Callable[[str], Any]]] = {
+    "proposals": (detectron2_proposals, as_proposals),
+    "mmdet proposals": (mmdet_proposals, as_mmdet_proposals),
+    "weights": (torch_file, read_checkpoint_file),
+    "old weights": (lambda: torch_file(old=True), read_checkpoint_file),
+    "numpy weights": (numpy_file, read_checkpoint_file),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@settings(max_examples=EXAMPLES)
+@given(data=st.data())
+def test_damaged_files(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """Cut, changed, or with something put in: read, or refused with one kind of error."""
+    make, read = SOURCES[name]
+    content = bytearray(make())
+    positions = st.integers(0, len(content) - 1)
+    for at, byte in data.draw(st.lists(st.tuples(positions, st.integers(0, 255)), max_size=4)):
+        content[at] = byte
+    if data.draw(st.booleans()):
+        at = data.draw(positions)
+        content[at:at] = data.draw(st.binary(max_size=8))
+    if data.draw(st.booleans()):
+        content = content[: data.draw(positions)]
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(bytes(content))
+    with contextlib.suppress(CheckpointError, ProposalFileError):
+        read(str(path))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@settings(max_examples=EXAMPLES)
+@given(content=st.binary(max_size=200))
+def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, name: str, content: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes"
+    path.write_bytes(content)
+    with pytest.raises((CheckpointError, ProposalFileError)):
+        SOURCES[name][1](str(path))
+
+
+@pytest.mark.parametrize("name", ["proposals", "mmdet proposals", "weights"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_nothing_is_executed(tmp_path: Path, name: str, protocol: int) -> None:
+    made = tmp_path / "made"
+    content = pickle.dumps({"ids": [Harm(made)], "model": Harm(made)}, protocol)
+    (tmp_path / "evil").write_bytes(content)
+    with pytest.raises((CheckpointError, ProposalFileError)):
+        SOURCES[name][1](str(tmp_path / "evil"))
+    assert not made.exists()
+    with contextlib.suppress(FileExistsError):
+        pickle.loads(content)
+    assert made.exists(), "the pickle must be one that does harm"
+
+
+def test_nothing_in_a_file_of_torch_is_executed(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    torch.save({"model": {"a": torch.ones(2)}, "evil": Harm(made)}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="nothing in it was executed"):
+        read_checkpoint_file(str(tmp_path / "evil.pth"))
+    assert not made.exists()
+
+
+def test_a_zip_of_something_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(CheckpointError, match="damaged or truncated"):
+        read_checkpoint_file(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": [np.ones((2, 5), np.float32)] * 2}, "image 1 has boxes of the shape"),
+        ({"boxes": [None, None]}, "image 1 has no array of boxes"),
+        ({"objectness_logits": [np.ones(3, np.float32)] * 2}, "image 1 has 2 boxes and 3 scores"),
+        ({"boxes": [np.full((2, 4), np.nan, np.float32)] * 2}, "not finite"),
+        ({"objectness_logits": [np.full(2, np.inf, np.float32)] * 2}, "not finite"),
+        ({"ids": [1, 1]}, "image 1 twice"),
+        ({"ids": [1]}, "equally long"),
+        ({"ids": [[1], [2]]}, "has the id"),
+        ({"ids": 5}, "with the lists"),
+    ],
+)
+def test_proposals_that_do_not_fit(tmp_path: Path, change: dict, message: str) -> None:
+    content = pickle.loads(detectron2_proposals()) | {
+        "boxes": [np.ones((2, 4), np.float32)] * 2,
+        "objectness_logits": [np.ones(2, np.float32)] * 2,
+    }
+    path = str(tmp_path / "proposals.pkl")
+    with open(path, "wb") as file:
+        pickle.dump(content, file)
+    read_proposals(path)
+    with open(path, "wb") as file:
+        pickle.dump(content | change, file)
+    with pytest.raises(ProposalFileError, match=message) as error:
+        read_proposals(path)
+    assert path in str(error.value)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "proposals.pkl")
+    written = Proposals([7, "a"], [np.ones((1, 4), np.float32)] * 2, [np.ones(1, np.float32)] * 2)
+    write_proposals(path, written)
+    assert read_proposals(path).ids == [7, "a"]
