@@ -56,7 +56,7 @@ def adapt_cells_by_indices(
     entries = (y[:, :, None] * width + x[:, None]) * groups + group
     weights = y_weight[:, :, None] * x_weight[:, None]
     kernel = adaption.conv.weight.unflatten(1, (groups, -1)).flatten(3).permute(3, 0, 1, 2)
-    return _sum_of_taps(pieces, entries.flatten(1, 2), weights.flatten(1, 2), kernel.flatten(2))
+    return _sum_of_taps(pieces, entries, weights, kernel.flatten(2))
 
 
 def _between(start: Tensor, offset: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,8 @@ def _sum_of_taps(pieces: Tensor, entries: Tensor, weights: Tensor, kernel: Tenso
 
     Args:
         pieces: (H * W * groups, C / groups).
-        entries, weights: (9, 4, K, groups).
+        entries, weights: (9, 2, 2, K, groups). They stay apart, since ONNX cannot flatten axes
+            before one of length 0.
         kernel: (9, out, C).
 
     Returns:
@@ -96,9 +97,9 @@ def _sum_of_taps(pieces: Tensor, entries: Tensor, weights: Tensor, kernel: Tenso
     """
     adapted = torch.zeros([1, 1], dtype=pieces.dtype, device=pieces.device)
     for i in range(kernel.shape[0]):
-        entry, weight = entries[i], weights[i].unsqueeze(-1)
-        tap = pieces[entry[0]] * weight[0]
-        for corner in (1, 2, 3):
-            tap = tap + pieces[entry[corner]] * weight[corner]
+        tap = pieces[entries[i, 0, 0]] * weights[i, 0, 0].unsqueeze(-1)
+        tap = tap + pieces[entries[i, 0, 1]] * weights[i, 0, 1].unsqueeze(-1)
+        tap = tap + pieces[entries[i, 1, 0]] * weights[i, 1, 0].unsqueeze(-1)
+        tap = tap + pieces[entries[i, 1, 1]] * weights[i, 1, 1].unsqueeze(-1)
         adapted = adapted + torch.nn.functional.linear(tap.flatten(1), kernel[i])
     return adapted.relu()
