@@ -184,10 +184,9 @@ def _is_argument(cfg: DictConfig, key: str) -> bool:
     node = _select(cfg, parent) if parent else _ABSENT
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
-    target: Callable[..., Any] | str = node._target_
-    if isinstance(target, str):
-        target = locate(target)
-    parameters = inspect.signature(target).parameters
+    target = node._target_
+    function: Callable[..., Any] = locate(target) if isinstance(target, str) else target
+    parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
@@ -212,7 +211,7 @@ def _hint(cfg: DictConfig, key: str) -> str:
 
 
 def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
-    for name in node:
+    for name in map(str, node):
         yield f"{prefix}{name}"
         value = node._get_node(name)
         if isinstance(value, DictConfig) and not value._is_none():

@@ -61,6 +61,8 @@ def settings(value: object) -> object:
     """What an object was configured with; layers of its own are left to themselves."""
     if isinstance(value, ListConfig | tuple | list):
         return [settings(v) for v in value if not isinstance(v, torch.nn.Module)]
+    if isinstance(value, dict):  # of losses' weights, where one that is missing is 1
+        return {k: v for k, v in value.items() if not (str(k).startswith("loss_") and v == 1.0)}
     if isinstance(value, torch.nn.Module) or type(value).__module__.startswith("detectron2."):
         attributes = vars(value).items()
         return {
