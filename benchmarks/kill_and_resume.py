@@ -258,7 +258,7 @@ def finish(training: tuple, folder: Path) -> dict[str, Any]:
         RuntimeError: it fails.
     """
     ids, marks = start(*training, folder)
-    statuses = wait(ids, 300)
+    statuses = wait(ids, 1800)
     marks.close()
     if any(statuses.values()) or None in statuses.values():
         raise RuntimeError(f"{folder} did not finish: {statuses}; see {folder}.*.log")

@@ -1,16 +1,12 @@
 """A training that is cut off and resumed gives the same weights, bit for bit."""
 
-import errno
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.utils.logger import setup_logger
 
-from ga_detectron2.checkpoint import CheckpointError, atomic
 from ga_detectron2.engine import GATrainer, load_config
 
 # A model whose iteration takes a few hundredths of a second.
@@ -44,25 +40,6 @@ def config(arguments: Callable, tmp_path: Path) -> Callable[..., CfgNode]:
         return cfg
 
     return config
-
-
-@pytest.fixture
-def heard() -> Iterator[list[str]]:
-    """What the loggers that do not hand on to pytest's say, from warnings on."""
-    messages: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    handler = Keep(logging.WARNING)
-    setup_logger(name="fvcore")
-    loggers = [logging.getLogger("fvcore"), logging.getLogger("ga_detectron2")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    yield messages
-    for logger in loggers:
-        logger.removeHandler(handler)
 
 
 def train(cfg: CfgNode, stop_in: int | None = None) -> dict:
@@ -99,7 +76,10 @@ def assert_same(found: object, expected: object) -> None:
         assert found == expected
 
 
-@pytest.mark.parametrize("name", ["small/ga_rpn_R_18", "small/ga_retinanet_R_18"])
+@pytest.mark.parametrize(
+    "name",
+    ["small/ga_rpn_R_18", pytest.param("small/ga_retinanet_R_18", marks=pytest.mark.slow)],
+)
 def test_weights_and_state_are_those_of_a_whole_training(config: Callable, name: str) -> None:
     whole = train(config("whole", name))
     assert whole["iteration"] == 6
@@ -112,6 +92,7 @@ def test_weights_and_state_are_those_of_a_whole_training(config: Callable, name:
     )
 
 
+@pytest.mark.slow
 def test_without_a_seed_the_checkpoint_has_one(config: Callable) -> None:
     train(config("cut", SEED=-1), stop_in=3)
     found = train(config("cut", SEED=-1))
@@ -125,83 +106,3 @@ def test_workers_make_no_difference(config: Callable) -> None:
     whole = train(config("whole"))
     train(config("cut", DATALOADER__NUM_WORKERS=2), stop_in=3)
     assert_same(train(config("cut", DATALOADER__NUM_WORKERS=2)), whole)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def flip_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    config: Callable, tmp_path: Path, heard: list[str], damage: Callable
-) -> None:
-    train(config("cut"), stop_in=5)
-    last = tmp_path / "cut" / "model_0000003.pth"
-    whole = torch.load(last, weights_only=True)
-    damage(last)
-    # Of an earlier and longer training in this folder.
-    (tmp_path / "cut" / "model_0000099.pth").write_bytes(b"")
-    assert_same(train(config("cut"), stop_in=5), whole)
-    told = [line for line in heard if "Cannot resume" in line]
-    assert len(told) == 1
-    assert str(last) in told[0]
-    assert any("model_0000001.pth" in line for line in heard)
-
-
-def test_without_a_good_checkpoint_nothing_is_trained(config: Callable, tmp_path: Path) -> None:
-    train(config("cut"), stop_in=5)
-    for path in (tmp_path / "cut").glob("*.pth"):
-        truncate(path)
-    with pytest.raises(CheckpointError, match=r"model_0000003.pth: damaged.*model_0000001.pth"):
-        train(config("cut"))
-    # An unreadable note of the last one is no reason to begin anew.
-    (tmp_path / "cut" / "last_checkpoint").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"model_0000003.pth: damaged"):
-        train(config("cut"))
-
-
-def test_a_full_disk_leaves_the_checkpoint_before(
-    config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(config("whole"))
-
-    class Full:
-        """A file on a disk on which a little room is left."""
-
-        def __init__(self, path: str, mode: str):
-            self.file = Path(path).open(mode)
-            self.room = 100_000 if "0000003" in path else 10**9
-
-        def write(self, content) -> int:
-            self.room -= len(content)
-            if self.room < 0:
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return self.file.write(content)
-
-        def __getattr__(self, name: str):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_) -> None:
-            self.file.close()
-
-    monkeypatch.setattr(atomic, "open", Full, raising=False)
-    with pytest.raises(
-        CheckpointError,
-        match=r"model_0000003.pth: cannot be written \(No space left on device\). "
-        r"The last checkpoint is model_0000001.pth$",
-    ):
-        train(config("cut"))
-    monkeypatch.undo()
-    names = {path.name for path in (tmp_path / "cut").iterdir()}
-    assert "model_0000001.pth" in names
-    assert not any("0000003" in name for name in names)
-    assert_same(train(config("cut")), whole)
