@@ -203,7 +203,9 @@ def script():
     return load_script("lazyconfig_train_net")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if "rpn" in n else n for n in NAMES]
+)
 def test_two_iterations(
     script, lazy_arguments: Callable, tmp_path: Path, name: str, capfd: pytest.CaptureFixture
 ) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 
+from ga_detectron2.data import register_datasets
 from ga_detectron2.engine import load_config
 from tests.recipes.runs import (
     CONFIGS,
@@ -74,6 +76,22 @@ def test_keypoints(train_net, arguments: Callable, tmp_path: Path) -> None:
     check_losses(output, GA_LOSSES | BOX_LOSSES | {"loss_keypoint"})
     assert {"bbox/AP", "keypoints/AP"} <= set(metrics(output))
     assert {len(found["keypoints"]) for found in detections(output)} == {5 * 3}
+
+
+def test_keypoints_that_change_places_are_those_of_detectron2(tmp_path: Path) -> None:
+    """From the names alone, what detectron2 lists by hand for COCO's 17."""
+    theirs = MetadataCatalog.get("keypoints_coco_2017_train")
+    contents = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "person", "keypoints": list(theirs.keypoint_names)}],
+    }
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.json").write_text(json.dumps(contents))
+    register_datasets([f"ga_persons={tmp_path / 'a.json'}:{tmp_path}"])
+    ours = MetadataCatalog.get("ga_persons")
+    assert ours.keypoint_names == theirs.keypoint_names
+    assert ours.keypoint_flip_map == theirs.keypoint_flip_map
 
 
 @pytest.mark.parametrize(
