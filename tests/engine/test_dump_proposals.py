@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -190,21 +191,32 @@ def test_converts_mmdetections_file(
 
 
 @pytest.mark.slow
-def test_two_processes(dump_arguments: Callable, tmp_path: Path) -> None:
-    call = dump_arguments("--output", str(tmp_path / "one.pkl"))
-    load_script("dump_proposals").main(call)
-    call = dump_arguments("--output", str(tmp_path / "two.pkl"), "--num-gpus", "2",
-                          "--shard-size", "1")  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "dump_proposals.py"), *call],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert_same(read(tmp_path / "two.pkl"), read(tmp_path / "one.pkl"))
+def test_two_machines_of_two_processes(dump_arguments: Callable, tmp_path: Path) -> None:
+    """Four processes on six images, a shard each: two have two of them, and none is lost."""
+    load_script("dump_proposals").main(dump_arguments("--output", str(tmp_path / "one.pkl")))
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{sock.getsockname()[1]}"
+    options = ["--num-gpus", "2", "--num-machines", "2", "--dist-url", url, "--shard-size", "1",
+               "--output", str(tmp_path / "four.pkl")]  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "dump_proposals.py"),
+             *dump_arguments(*options, "--machine-rank", str(rank))],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    outputs = [run.communicate(timeout=1500)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    # Every shard was made once, by one of them.
+    assert sum(output.count(f"Shard {i} of 6") for output in outputs for i in range(1, 7)) == 6
+    assert "proposals" in outputs[0].splitlines()[-1]
+    assert_same(read(tmp_path / "four.pkl"), read(tmp_path / "one.pkl"))
+    assert not (tmp_path / "four.pkl.shards").exists()
 
 
 @pytest.mark.slow
