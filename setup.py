@@ -23,6 +23,8 @@ def read_readme() -> str:
 
 
 TEST = ["hypothesis", "pytest", "pytest-timeout", "scipy"]
+EXPORT = ["onnx", "onnxruntime"]
+DOCS = ["myst-parser", "sphinx", "sphinx-rtd-theme"]
 
 setup(
     name="ga_detectron2",
@@ -35,7 +37,12 @@ setup(
     packages=find_packages(include=["ga_detectron2", "ga_detectron2.*"]),
     # model_zoo/configs is a link to configs/ at the root, so that there is one copy, found at the
     # same place in a checkout and in an installed package, which holds the files themselves.
-    package_data={"ga_detectron2.model_zoo": ["configs/*.yaml", "configs/*/*.yaml"]},
+    package_data={
+        "ga_detectron2.model_zoo": [
+            *("configs/*.yaml", "configs/*/*.yaml"),
+            *("configs/lazy/*.py", "configs/lazy/*/*.py"),
+        ]
+    },
     # detectron2 is missing on purpose. It has no release on PyPI and must be built for the user's
     # own torch; `import ga_detectron2` says what to do where it is not there.
     install_requires=[
@@ -51,8 +58,10 @@ setup(
     ],
     extras_require={
         "visualization": ["matplotlib", "tensorboard"],
+        "export": EXPORT,
+        "docs": DOCS,
         "test": TEST,
-        "dev": [*TEST, "mypy", "ruff"],
+        "dev": [*TEST, *EXPORT, *DOCS, "ipykernel", "mypy", "nbmake", "nox", "ruff"],
     },
     classifiers=[
         "Programming Language :: Python :: 3 :: Only",
