@@ -21,6 +21,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.utils.data import DataLoader
 
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import TrainLoader, build_train_loader
@@ -130,7 +131,7 @@ class GATrainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[Any]:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
         """As :meth:`DefaultTrainer.build_test_loader`, with errors that name the image."""
         return build_detection_test_loader(
             cfg, dataset_name, mapper=NamingDatasetMapper(cfg, False)

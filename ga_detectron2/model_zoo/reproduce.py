@@ -161,7 +161,7 @@ def measure(name: str, job: Job) -> Measurement:
 
     model = GATrainer.build_model(cfg)
     GACheckpointer(model).load(weights)
-    loader = GATrainer.build_test_loader(cfg, job.dataset_name)
+    loader: Any = GATrainer.build_test_loader(cfg, job.dataset_name)
     evaluator = GATrainer.build_evaluator(cfg, job.dataset_name)
     on_gpu = next(model.parameters()).device.type == "cuda"
     if on_gpu:

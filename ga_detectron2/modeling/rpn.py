@@ -143,7 +143,9 @@ class GuidedAnchorRPN(nn.Module):
         self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
         self.nms_thresh = nms_thresh
         self.min_box_size = float(min_box_size)
-        self.loss_weight = dict(loss_weight) if loss_weight else {"loss_rpn_cls": 1.0, "loss_rpn_loc": 1.0}
+        self.loss_weight = (
+            dict(loss_weight) if loss_weight else {"loss_rpn_cls": 1.0, "loss_rpn_loc": 1.0}
+        )
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
         self.proposals_in_training = proposals_in_training
