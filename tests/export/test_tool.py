@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.export.models import CONFIGS, FAMILIES, make_model
+from tests.export.models import CONFIGS, FAMILIES, make_model, overrides_of
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "export_model.py"
 
@@ -26,8 +26,8 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [
         *("--config-file", str(CONFIGS / FAMILIES["ga_rpn"])),
         *("--output", str(folder / "exported"), "--check", str(folder / "image.png")),
-        *("MODEL.WEIGHTS", str(folder / "weights.pth"), "MODEL.DEVICE", "cpu"),
-        *("MODEL.FPN.OUT_CHANNELS", "32", "INPUT.MIN_SIZE_TEST", "60"),
+        *(*overrides_of("ga_rpn"), "MODEL.WEIGHTS", str(folder / "weights.pth")),
+        *("INPUT.MIN_SIZE_TEST", "60"),
     ]
 
 
