@@ -169,8 +169,9 @@ def _measure_subject(
             new_seconds.append(seconds(step, args.device))
             new_graphs.append(graphs() - before)
     except Exception as error:  # Whatever a compiler may raise is a result here.
-        reason = str(error).strip().splitlines() or [""]
-        return {**result, "error": f"{type(error).__name__}: {reason[0]}"[:200]}
+        # The compiler's own words come after a line that names it.
+        reason = " ".join(str(error).strip().splitlines()[:2])
+        return {**result, "error": f"{type(error).__name__}: {reason}"[:200]}
     return {
         **result,
         "eager_s": times[0],
