@@ -28,12 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase
+from detectron2.utils.file_io import PathManager
 
 from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.data import coco_subset
 from ga_detectron2.engine import GATrainer
 
 PROJECT = Path(__file__).resolve().parents[1]
+FEW_SHAPES = "few_shapes.json"  # annotations of twelve images, to evaluate on
 MAX_ITER = 12
 # Narrow models, tiny images: an iteration takes some hundredths of a second.
 KEYS: dict[str, Any] = {
@@ -44,6 +48,7 @@ KEYS: dict[str, Any] = {
     "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
     "MODEL.FPN.OUT_CHANNELS": 16,
     "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.NORM": "",
     "INPUT.MIN_SIZE_TRAIN": "(48, 56, 64)",
     "INPUT.MIN_SIZE_TEST": 48,
     "SOLVER.IMS_PER_BATCH": 4,
@@ -51,6 +56,7 @@ KEYS: dict[str, Any] = {
     "SOLVER.CHECKPOINT_PERIOD": 3,
     "SOLVER.WARMUP_ITERS": 6,
     "TEST.EVAL_PERIOD": 6,
+    "DATASETS.TEST": "('ga_few_shapes',)",
     "SEED": 3,
 }
 TRAININGS = [
@@ -61,12 +67,13 @@ TRAININGS = [
     ("ga_rpn_R_18", 2, {"DATALOADER.NUM_WORKERS": 1}),
     ("ga_retinanet_R_18", 1, {"DATALOADER.NUM_WORKERS": 0}),
 ]
-# Longest wait after a phase has begun until the kill, in seconds; shares of the kills.
+# Longest wait after a phase has begun until the kill, in seconds; shares of the kills; how often a
+# phase may begin until then.
 PHASES = {
-    "at the start": (2.0, 1),
-    "in an iteration": (0.3, 3),
-    "while a checkpoint is written": (0.06, 3),
-    "in evaluation": (0.3, 2),
+    "at the start": (2.0, 1, 0),
+    "in an iteration": (0.3, 3, 4),
+    "while a checkpoint is written": (0.06, 3, 2),
+    "in evaluation": (0.3, 2, 1),
 }
 
 
@@ -108,6 +115,12 @@ class Marks:
     def close(self) -> None:
         os.close(self.reader)
         os.close(self.writer)
+
+
+def image_folder() -> Path:
+    """Of the validation images of the embedded data set, drawn if they are missing."""
+    uri = MetadataCatalog.get("ga_shapes_val").json_file
+    return Path(PathManager.get_local_path(uri)).parent / "images"
 
 
 def watch(marks: Marks) -> None:
@@ -173,6 +186,8 @@ def start(config: str, processes: int, keys: dict[str, Any], folder: Path) -> tu
             spec.loader.exec_module(script)
             all_keys = {**KEYS, **keys, "OUTPUT_DIR": folder}
             argv = ["--config-file", str(PROJECT / "configs" / "small" / f"{config}.yaml")]
+            annotations = folder.parent / FEW_SHAPES
+            argv += ["--dataset", f"ga_few_shapes={annotations}:{image_folder()}"]
             argv += ["--resume", *(str(x) for pair in all_keys.items() for x in pair)]
             script.main(argv)
             status = 0
@@ -206,10 +221,10 @@ def last_checkpoint(folder: Path) -> str:
 
 def disturb(rng: random.Random, number: int, ids: list[int], marks: Marks, folder: Path) -> Any:
     """Kill a training at a random moment; None if it ended before that."""
-    phase = rng.choices(list(PHASES), [share for _, share in PHASES.values()])[0]
-    # The how manieth time that the phase begins.
-    times = 0 if phase == "at the start" else rng.choice([1, 1, 2, 3])
-    delay = rng.uniform(0, PHASES[phase][0])
+    phase = rng.choices(list(PHASES), [share for _, share, _ in PHASES.values()])[0]
+    longest, _, most = PHASES[phase]
+    times = rng.randint(min(most, 1), most)
+    delay = rng.uniform(0, longest)
     ranks = [0] if len(ids) == 1 else rng.choice([[0], [1], [0, 1]])
     while times:
         for said, _ in marks.hear():
@@ -264,6 +279,8 @@ def finish(training: tuple, folder: Path) -> dict[str, Any]:
         raise RuntimeError(f"{folder} did not finish: {statuses}; see {folder}.*.log")
     if not (folder / "metrics.json").read_text().strip().endswith("}"):
         raise RuntimeError(f"{folder}: no scores were written")
+    if not (folder / "model_final.pth").is_file():
+        raise RuntimeError(f"{folder}: ended without model_final.pth")
     return torch.load(folder / "model_final.pth", weights_only=True)
 
 
@@ -277,6 +294,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
+    json_file = image_folder().parent / "annotations.json"
+    coco_subset(str(json_file), str(args.output / FEW_SHAPES), range(1, 13))
     rng = random.Random(args.seed)
     whole: dict[int, dict[str, Any]] = {}
     kills: list[Kill] = []

@@ -96,6 +96,9 @@ class GATrainer(DefaultTrainer):
             logging.getLogger(__name__).warning(
                 "The training data start anew: a resumed training is not that which was cut off"
             )
+        if self.start_iter == self.max_iter:
+            # Cut off after the last iteration's checkpoint, but before the final one.
+            self.checkpointer.save("model_final", iteration=self.iter)
         return super().train()
 
     def run_step(self) -> None:

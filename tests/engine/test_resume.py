@@ -106,3 +106,13 @@ def test_workers_make_no_difference(config: Callable) -> None:
     whole = train(config("whole"))
     train(config("cut", DATALOADER__NUM_WORKERS=2), stop_in=3)
     assert_same(train(config("cut", DATALOADER__NUM_WORKERS=2)), whole)
+
+
+def test_the_final_checkpoint_is_made_up_for(config: Callable, tmp_path: Path) -> None:
+    """Cut off when the last iteration's checkpoint was written, and the final one was not."""
+    whole = train(config("whole", SOLVER__MAX_ITER=2))
+    final = tmp_path / "whole" / "model_final.pth"
+    final.unlink()
+    (tmp_path / "whole" / "last_checkpoint").write_text("model_0000001.pth")
+    assert_same(train(config("whole", SOLVER__MAX_ITER=2)), whole)
+    assert final.is_file()
