@@ -162,9 +162,9 @@ def plot(rows: list[dict[str, float]], path: str) -> None:
     counts.plot(x, [row["files"] for row in rows], color="C2", label="open files")
     counts.plot(x, [row["threads"] for row in rows], color="C3", label="threads")
     counts.plot(x, [row["sizes_kept"] for row in rows], color="C4", label="grids kept")
-    counts.set_ylim(bottom=0)
+    counts.set_ylim(0, 1.5 * max(max(row["files"], row["sizes_kept"]) for row in rows))
     counts.set_xlabel(f"iteration ({rows[-1]['sizes_seen']:g} sizes of feature maps seen)")
-    counts.legend(loc="lower right", ncols=3)
+    counts.legend(loc="upper right", ncols=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

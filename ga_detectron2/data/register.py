@@ -272,7 +272,31 @@ def _first_problem(contents: dict[str, Any]) -> str | None:
                 return f"annotations[{i}] is of {what} {value!r}, which is not among the {many}"
         if annotation.get("iscrowd", 0) not in (0, 1):
             return f"annotations[{i}] has iscrowd {annotation['iscrowd']!r}; it must be 0 or 1"
+        if not _is_segmentation(annotation.get("segmentation")):
+            return f"annotations[{i}] has a segmentation that is neither polygons nor an RLE"
+        points = annotation.get("keypoints") or []
+        if not isinstance(points, list) or len(points) % 3 or not all(map(_is_finite, points)):
+            return f"annotations[{i}] has keypoints that are no list of x, y, visibility"
     return None
+
+
+def _is_segmentation(value: Any) -> bool:
+    """Whether detectron2 can load it; the numbers of polygons are not looked at."""
+    if isinstance(value, dict):
+        size, counts = value.get("size"), value.get("counts")
+        return (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(_is_whole(x) and 1 <= x < 1 << 31 for x in size)
+            and (
+                isinstance(counts, str)
+                or (
+                    isinstance(counts, list)
+                    and all(_is_whole(x) and 0 <= x < 1 << 32 for x in counts)
+                )
+            )
+        )
+    return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
 
 
 def _is_whole(value: Any) -> bool:

@@ -36,10 +36,14 @@ def save_as(mode: str) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(RGB).convert(mode).save(path)
 
 
+def save_palette(path: Path) -> None:
+    Image.fromarray(RGB).quantize(256).save(path)
+
+
 KINDS: dict[str, tuple[str, Callable[[Path], None], int]] = {
     "rgb": ("a.png", save_as("RGB"), 0),
     "grey": ("a.png", save_as("L"), 0),
-    "palette": ("a.png", save_as("P"), 4),
+    "palette": ("a.png", save_palette, 4),
     "alpha": ("a.png", save_as("RGBA"), 0),
     "grey with alpha": ("a.png", save_as("LA"), 0),
     "cmyk": ("a.jpg", save_as("CMYK"), 12),
@@ -72,7 +76,7 @@ def test_what_an_image_shows_is_read(tmp_path: Path, kind: str, read: Callable) 
 def test_16_bit_is_refused(tmp_path: Path, name: str, read: Callable) -> None:
     """Pillow would make a white image of it."""
     save_16_bit(tmp_path / name)
-    with pytest.raises(ImageError, match=rf"{name}: has more than 8 bits a channel.*convert it"):
+    with pytest.raises(ImageError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
         read(tmp_path / name)
 
 
