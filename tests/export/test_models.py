@@ -13,6 +13,7 @@ from torch import nn
 
 from ga_detectron2.engine import load_config
 from ga_detectron2.export import ExportedModel, compare_results, infer, make_traceable
+from ga_detectron2.export.tracing import without_tracer_warnings
 from tests.export.models import CONFIGS, FAMILIES, kept_by_level, loc_logits, make_model, noise
 
 PIXELS = 1e-2
@@ -135,7 +136,7 @@ def test_two_images_at_once():
     _, model = make_model("ga_faster")
     inputs = [{"image": noise(64, 96)}, {"image": noise(96, 64, seed=1)}]
     adapter = TracingAdapter(make_traceable(model), inputs, infer).eval()
-    with torch.no_grad():
+    with torch.no_grad(), without_tracer_warnings():
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
         images = [noise(80, 70, seed=2), noise(50, 100, seed=3)]
         found = adapter.outputs_schema(traced(*images))
