@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.modeling import GeneralizedRCNN, ProposalNetwork
 from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.utils.data import SequentialSampler
 
+from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.data.proposal_files import (
     Proposals,
     read_proposals,
@@ -147,7 +148,7 @@ class ProposalDump:
     def _propose(self, network: nn.Module, records: Sequence[dict[str, Any]]) -> Proposals:
         loader = build_detection_test_loader(
             list(records),
-            mapper=DatasetMapper(self._cfg, False),
+            mapper=NamingDatasetMapper(self._cfg, False),
             # detectron2's own sampler would divide the images among the processes once more.
             sampler=SequentialSampler(records),
             num_workers=self._cfg.DATALOADER.NUM_WORKERS,

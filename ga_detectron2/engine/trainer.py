@@ -145,7 +145,7 @@ class GATrainer(DefaultTrainer):
         """As :meth:`DefaultTrainer.build_model`, with one kind of error for a bad config."""
         try:
             return super().build_model(cfg)
-        except (ValueError, KeyError) as error:
+        except (AssertionError, KeyError, ValueError) as error:
             raise ConfigError(error) from error
 
     @classmethod

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from torch import nn
 
+from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.modeling.guided_anchoring import (
     GuidedAnchoring,
     GuidedAnchors,
@@ -153,7 +154,7 @@ def diagnose(
         diagnosis = GuidedAnchorDiagnosis(dataset_name, model, records)
         loader = build_detection_test_loader(
             DatasetCatalog.get(dataset_name)[:max_images],
-            mapper=DatasetMapper(cfg, False),
+            mapper=NamingDatasetMapper(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         results = inference_on_dataset(model, loader, diagnosis)
