@@ -195,8 +195,8 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
     def refuse(what: str) -> ValueError:
         return ValueError(
             f"Data set {name!r}: {json_file} is not a COCO detection JSON: {what}. It should be "
-            "an object with the lists images (id, file_name, height, width), annotations (id, "
-            "image_id, category_id, bbox) and categories (id, name)."
+            "an object with the lists images (id, file_name, height, width), categories (id, name) "
+            "and, but for a test set without them, annotations (id, image_id, category_id, bbox)."
         )
 
     if not isinstance(contents, dict):
@@ -206,6 +206,8 @@ def _read_categories(dataset: DatasetArgument) -> dict[int, dict[str, Any]]:
         "categories": ("id", "name"),
         "annotations": ("id", "image_id", "category_id", "bbox"),
     }
+    # A test set whose annotations are not given out, such as COCO's test-dev, has no such list.
+    contents.setdefault("annotations", [])
     for key, fields in required.items():
         entries: Any = contents.get(key)
         if not isinstance(entries, list):

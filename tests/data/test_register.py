@@ -129,7 +129,7 @@ def with_entry(key, **changes):
     [
         ([], "holds a list"),
         (without("images"), "no list 'images'"),
-        (without("annotations"), "no list 'annotations'"),
+        ({**make_contents(), "annotations": {}}, "no list 'annotations'"),
         (without("categories"), "no list 'categories'"),
         ({**make_contents(), "images": []}, "'images' is empty"),
         ({**make_contents(), "annotations": [1]}, r"annotations\[0\] has no 'id'"),
@@ -144,6 +144,13 @@ def test_json_that_is_not_coco_detection(files, contents, message):
     with pytest.raises(ValueError, match=rf"'pets': .*set\.json is not a COCO .*{message}"):
         register_datasets([f"pets={json_file}:{folder}"])
     assert "pets" not in DatasetCatalog
+
+
+def test_a_test_set_needs_no_annotations(files):
+    json_file, folder = files
+    json_file.write_text(json.dumps(without("annotations")))
+    register_datasets([f"pets={json_file}:{folder}"])
+    assert [r["annotations"] for r in DatasetCatalog.get("pets")] == [[], []]
 
 
 def test_file_that_is_not_json(files):
