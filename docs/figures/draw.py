@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER))
 
-import adaption  # noqa: E402
 import anchors  # noqa: E402
 import regions  # noqa: E402
 import steps  # noqa: E402
+import taps  # noqa: E402
 
 PICTURES = FOLDER.parent / "images" / "concepts"
 
@@ -24,7 +24,7 @@ PICTURES = FOLDER.parent / "images" / "concepts"
 def draw_all() -> dict[str, Figure]:
     """All figures by the names of their files, without the ending."""
     figures: dict[str, Figure] = {}
-    for module in (anchors, regions, adaption, steps):
+    for module in (anchors, regions, taps, steps):
         figures |= module.draw()
     return figures
 

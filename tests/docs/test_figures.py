@@ -58,13 +58,13 @@ def test_regions_are_those_of_the_paper(figures: dict) -> None:
 
 
 def test_taps_are_where_offsets_put_them(figures: dict) -> None:
-    adaption = figures["adaption"]
-    plain = adaption.tap_positions(torch.zeros(72, 2), (1.0, 1.0))
+    taps = figures["taps"]
+    plain = taps.tap_positions(torch.zeros(72, 2), (1.0, 1.0))
     steps = torch.tensor([[x, y] for y in (9.0, 10.0, 11.0) for x in (9.0, 10.0, 11.0)])
     assert torch.allclose(plain, steps.expand(4, 9, 2))
     moved = torch.zeros(4, 9, 2, 2)
     moved[2, 5, 0, 1] = 0.25  # the third group's sixth tap: down by a quarter of dh
-    found = adaption.tap_positions(moved.flatten(0, 2), (3.0, 2.0)) - plain
+    found = taps.tap_positions(moved.flatten(0, 2), (3.0, 2.0)) - plain
     expected = torch.zeros(4, 9, 2)
     expected[2, 5] = torch.tensor([0.0, 0.5])
     assert torch.allclose(found, expected, atol=1e-5)

@@ -24,7 +24,7 @@ NOT_RUN = {
     r"--num-gpus (?!1\b)|--num-machines": "needs several GPUs; tests/engine has two processes",
     r"configs/(ga_|recipes/|lazy/)": "a model of full size, for COCO: tests/engine, tests/recipes",
     r"^python benchmarks/": "takes minutes; each benchmark has a test of its own",
-    r"(^|[ =('])(poles|parts|ships)[/_]": "the reader's own data",
+    r"(^|[ =('/])(poles|parts|ships)[/_]": "the reader's own data",
     r"\.\./shared|test-dev": "data that are not part of the project",
     r"tools/reproduce\.py": "needs the published weights: tests/model_zoo/test_reproduce.py",
     r"--webcam|--video-input": "needs a camera or a video: tests/visualization/test_tools.py",
