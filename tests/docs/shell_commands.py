@@ -9,7 +9,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT_FOLDERS = ("tools", "benchmarks", ".ci", "docs/figures")
 # Programs that pages may call; any other is "command not found", which ends a block.
 BASH = "/bin/bash"
-PROGRAMS = ("bash", "nox", "pip", "python")
+PROGRAMS = ("bash", "nox", "pip", "python", "torchrun")
 STUB = """#!{bash}
 printf '%s\\0' {name} "$@" >>"$COMMAND_LOG"
 printf '\\n' >>"$COMMAND_LOG"

@@ -36,6 +36,7 @@ NOT_OURS = {
     r"python docs/figures/draw\.py": "run by test_figures.py",
     r"nox( -[a-z-]+)*( \S+)*": "needs environments of its own, with a network",
     r"\.ci/run": "runs these very tests",
+    r"torchrun .*": "torch's own; tests/engine/test_processes.py starts tools/train_net.py by it",
 }
 
 
