@@ -126,15 +126,14 @@ def peak_allocated(step: Step, device: str) -> float:
     results = profile.profiler.kineto_results if profile.profiler else None
     events = [e for e in results.events() if e.name() == "[memory]"] if results else []
     now = peak = 0
-    for event in sorted(
-        events, key=lambda e: e.start_ns() if hasattr(e, "start_ns") else e.start_us()
-    ):
+    for event in sorted(events, key=_start):
         now += event.nbytes()
         peak = max(peak, now)
     return peak / 2**20
 
 
 def _start(event: Any) -> int:
+    # torch counts in nanoseconds in newer versions, in microseconds before.
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
 
 
