@@ -21,8 +21,13 @@ from heads import LINES, time_line
 from matplotlib.ticker import FuncFormatter, NullLocator
 from measure import Table, add_common_arguments, describe, headline, number
 
-from ga_detectron2.visualization.plots import _tidy
-from ga_detectron2.visualization.style import figure_image, line_color, new_figure, save_image
+from ga_detectron2.visualization.style import (
+    figure_image,
+    line_color,
+    new_figure,
+    save_image,
+    tidy_axes,
+)
 
 
 class Series(NamedTuple):
@@ -118,7 +123,7 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
         what = "training step" if mode == "training" else mode
         axes.set_title(f"{HEADS[kind][1]} head, {what}", fontsize=12, loc="left")
         axes.legend(frameon=False, fontsize=11, loc="upper left")
-        _tidy(axes)
+        tidy_axes(axes)
     return figure_image(figure)
 
 

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from .shape_errors import BoxShapes
-from .style import figure_image, line_color, new_figure
+from .style import figure_image, line_color, new_figure, tidy_axes
 
 __all__ = ["RecallCurve", "plot_box_shapes", "plot_recall_curves", "plot_training_curves"]
 
@@ -65,7 +64,7 @@ def plot_recall_curves(curves: Sequence[RecallCurve], title: str = "") -> np.nda
     axes.set_ylabel("average recall, IoU 0.5 to 0.95 (%)", fontsize=12)
     axes.set_title(title or "Recall of proposals", fontsize=14, loc="left")
     axes.legend(fontsize=12, frameon=False, loc="lower right")
-    _tidy(axes)
+    tidy_axes(axes)
     return figure_image(figure)
 
 
@@ -123,7 +122,7 @@ def plot_training_curves(
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if np.nanmin(y, initial=0) >= 0:
             axes.set_ylim(bottom=0)
-        _tidy(axes)
+        tidy_axes(axes)
     for axes in all_axes[max(0, len(order) - columns) : len(order)]:
         axes.set_xlabel("iteration", fontsize=11)
     return figure_image(figure)
@@ -177,7 +176,7 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
             axis.set_minor_locator(NullLocator())
         axes.set_xlabel(f"{name} of the object (pixels)", fontsize=12)
         axes.set_ylabel(f"{name} of the anchor (pixels)", fontsize=12)
-        _tidy(axes)
+        tidy_axes(axes)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=12, frameon=False)
     text = title or "Shapes of guided anchors"
@@ -188,13 +187,6 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
     )
     figure.text(0.065, 0.885, note, fontsize=11, color="0.3")
     return figure_image(figure)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(color="0.88", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
 
 
 def _is_of_interest(key: str) -> bool:
