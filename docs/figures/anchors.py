@@ -2,7 +2,7 @@
 
 import torch
 from matplotlib.figure import Figure
-from panel import BLUE, DEEP_BLUE, INK, ORANGE, PALE, RED, add_box, explain, new_panel
+from panel import BLUE, DEEP_BLUE, INK, ORANGE, RED, add_box, explain, new_panel
 from torchvision.ops import box_iou
 
 from ga_detectron2.modeling.anchors import (
@@ -53,20 +53,25 @@ def draw() -> dict[str, Figure]:
             add_box(axes, box, color, linewidth=1.2 if len(boxes) > 1 else 2.4)
         axes.plot(*center, "o", color=INK, markersize=5)
         best = float(box_iou(boxes, OBJECT).max())
-        explain(axes, f"{what}\n{'best ' if len(boxes) > 1 else ''}IoU with the object: {best:.2f}")
+        width, height = (OBJECT[0, 2:] - OBJECT[0, :2]).int().tolist()
+        explain(
+            axes,
+            f"{what}\n{'best ' if len(boxes) > 1 else ''}IoU with the object: {best:.2f}\n"
+            f"pale: the object, {width} × {height} pixels",
+        )
         figures[name] = figure
     figures["squares"] = _squares_of_levels()
     return figures
 
 
 def _squares_of_levels() -> Figure:
-    figure, axes = new_panel("Squares of the five levels", (-300, 300), (-300, 300))
+    figure, axes = new_panel("Squares of the five levels, in pixels", (-300, 300), (-300, 300))
     for stride in STRIDES:
         grid = make_cell_grid(((1, 1),), (stride,), torch.device("cpu"))
         box = make_squares(grid, BASE_SCALE)[0]
         add_box(axes, box, DEEP_BLUE, linewidth=1.6)
         side = int(box[2] - box[0])
-        if side > 64:
+        if side > 128:
             axes.text(
                 float(box[0]) + 6,
                 float(box[1]) + 6,
@@ -75,11 +80,11 @@ def _squares_of_levels() -> Figure:
                 fontsize=9,
             )
     axes.annotate(
-        "strides 4 and 8:\n32 and 64",
-        (0, 32),
-        (60, 175),
+        "strides 4, 8 and 16:\n32, 64 and 128",
+        (0, 64),
+        (-70, 205),
         fontsize=9,
-        arrowprops={"arrowstyle": "->", "color": PALE},
+        arrowprops={"arrowstyle": "->", "color": INK},
     )
     axes.plot(0, 0, "o", color=INK, markersize=3)
     return figure

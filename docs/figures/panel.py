@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ga_detectron2.visualization.style import COLORS
 
-WIDTH, HEIGHT = 3.9, 4.1  # inches, of 100 pixels: two side by side on the site
+WIDTH, HEIGHT = 3.9, 4.2  # inches, of 100 pixels: two side by side on the site
 INK, PALE = "#333333", "#BBBBBB"
 ORANGE, BLUE, GREEN, _YELLOW, RED, PINK, DEEP_BLUE = COLORS
 
@@ -23,6 +24,7 @@ def new_panel(
     axes.set(xlim=x_limits, ylim=y_limits[::-1], aspect="equal")
     axes.set_title(title, fontsize=12, color=INK)
     axes.set_xlabel(f"x in {unit}", fontsize=10, color=INK)
+    axes.set_ylabel(f"y in {unit}", fontsize=10, color=INK, labelpad=1)
     axes.tick_params(labelsize=9, colors=INK)
     for side in axes.spines.values():
         side.set_color(PALE)
@@ -34,6 +36,20 @@ def add_box(axes: Axes, box: Tensor | Sequence[float], color: str, **style: obje
     x1, y1, x2, y2 = (float(v) for v in box)
     settings = {"fill": False, "linewidth": 1.8, **style}
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=color, **settings))
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """What colours and markers stand for, in a line below the axes."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+        handlelength=1,
+        handletextpad=0.5,
+        columnspacing=0.9,
+    )
 
 
 def explain(axes: Axes, text: str) -> None:

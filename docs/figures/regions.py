@@ -4,7 +4,7 @@ import torch
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from panel import GREEN, INK, ORANGE, add_box, new_panel
+from panel import GREEN, INK, ORANGE, add_box, add_legend, new_panel
 
 from ga_detectron2.modeling.anchors import make_cell_grid
 from ga_detectron2.modeling.targets import GroundTruth, box_levels, location_targets
@@ -57,18 +57,13 @@ def _level(boxes: list[list[float]], level: int, title: str) -> Figure:
     for box in boxes:
         add_box(axes, box, INK, linewidth=2)
     counts = [int((kinds == k).sum()) for k in (2, 1)]
-    axes.legend(
-        handles=[
+    add_legend(
+        figure,
+        [
             Patch(color=COLORS["centre"], label=f"centre ({counts[0]})"),
             Patch(color=COLORS["ignored"], label=f"ignored ({counts[1]})"),
             Patch(color=COLORS["outside"], label="outside"),
+            Patch(fill=False, edgecolor=INK, linewidth=2, label="object"),
         ],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.13),
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-        handlelength=1,
-        columnspacing=1,
     )
     return figure

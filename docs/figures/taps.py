@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from panel import BLUE, DEEP_BLUE, GREEN, INK, ORANGE, RED, add_box, explain, new_panel
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from panel import BLUE, DEEP_BLUE, GREEN, INK, ORANGE, RED, add_box, add_legend, new_panel
 
 from ga_detectron2.modeling.anchors import make_cell_grid, make_guided_anchors
 from ga_detectron2.modeling.feature_adaption import TAPS, FeatureAdaption, to_rows
@@ -81,6 +83,13 @@ def _picture(title: str, weight: torch.Tensor, shape: str, groups: int) -> Figur
             *taps.T, s=34, color=color, marker=marker, edgecolors="white", linewidths=0.6, zorder=4
         )
     axes.plot(CELL, CELL, "+", color=INK, markersize=11, zorder=5)
-    if groups > 1:
-        explain(axes, "four groups of channels, nine samples each")
+    what = "samples" if groups == 1 else f"samples of {groups} groups"
+    add_legend(
+        figure,
+        [
+            Line2D([], [], marker="o", linestyle="", markersize=3, color="#BBBBBB", label="cells"),
+            Line2D([], [], marker="o", linestyle="", markersize=6, color=RED, label=what),
+            Patch(color=BLUE, alpha=0.25, linewidth=0, label="guided anchor"),
+        ],
+    )
     return figure

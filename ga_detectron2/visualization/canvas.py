@@ -14,6 +14,8 @@ FONT_SIZES = (11.0, 15.0)
 """In points, for pictures up to 320 pixels and from 640 on; labels are 0.6 to 1 times as large."""
 BOX_WIDTH = 1.6
 """Of a box's line, in points."""
+LABEL_STEPS = (0, 1, -1, 2, -2, 3, -3)
+"""Where a label goes whose place is taken, in lines down from it; after the last it stays there."""
 
 
 class Canvas(Visualizer):
@@ -34,6 +36,7 @@ class Canvas(Visualizer):
         self._default_font_size = float(np.interp(side, (320, 640), FONT_SIZES))
         self.output.fig.set_dpi(DPI)
         self.line_width = BOX_WIDTH
+        self._labels: list[tuple[float, float, float, float]] = []
 
     def draw_box(self, box_coord: Any, *args: Any, **kwargs: Any) -> Any:
         """As of Visualizer, opaque and with a dark edge."""
@@ -44,7 +47,7 @@ class Canvas(Visualizer):
         return output
 
     def draw_text(self, text: str, position: Any, **kwargs: Any) -> Any:
-        """As of Visualizer, moved to where all of the text is within the picture."""
+        """As of Visualizer, moved to where all of the text is in the picture and hides no other."""
         if not text:
             return self.output
         size = kwargs.get("font_size") or self._default_font_size
@@ -53,8 +56,26 @@ class Canvas(Visualizer):
         x, y = position
         if kwargs.get("horizontal_alignment", "center") == "left":
             x = np.clip(x, 1, max(1, self.output.width - width))
-        y = np.clip(y, 1, max(1, self.output.height - height))
+            y = self._free_height(x, y, width, height)
+        else:
+            y = np.clip(y, 1, max(1, self.output.height - height))
         return super().draw_text(text, (x, y), **kwargs)
+
+    def _free_height(self, x: float, y: float, width: float, height: float) -> float:
+        """The y next to the wanted one at which a label covers none that was drawn before."""
+        lowest = max(1, self.output.height - height)
+        places = [y + step * height for step in LABEL_STEPS]
+        places = [float(np.clip(place, 1, lowest)) for place in places]
+        free = (place for place in places if not self._is_taken(x, place, width, height))
+        chosen = next(free, places[0])
+        self._labels.append((x, chosen, x + width, chosen + height))
+        return chosen
+
+    def _is_taken(self, x: float, y: float, width: float, height: float) -> bool:
+        return any(
+            x < right and left < x + width and y < bottom - 0.5 and top + 0.5 < y + height
+            for left, top, right, bottom in self._labels
+        )
 
     def image(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""

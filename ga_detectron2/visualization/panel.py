@@ -242,8 +242,8 @@ class _Branches:
             for i, stride in enumerate(self.view.strides)
         )
         title = (
-            f"Guided anchors: {len(selected.cells)} of {selected.num_kept} that pass, likeliest "
-            f"first, IoU ≤ {MAX_OVERLAP:g}"
+            f"Guided anchors: likeliest {len(selected.cells)} of {selected.num_kept} that pass, "
+            f"none alike (IoU ≤ {MAX_OVERLAP:g})"
         )
         return Tile("anchors", title, drawn, legend)
 

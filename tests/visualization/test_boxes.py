@@ -184,3 +184,22 @@ def test_best_anchors_are_those_of_highest_iou() -> None:
     best, iou = best_anchors(boxes, anchors)
     assert best.tolist() == [2, 0]
     np.testing.assert_allclose(iou, [0.9, 0.5])
+
+
+def label_extents(canvas: Canvas) -> list:
+    renderer = canvas.output.canvas.get_renderer()
+    return [text.get_window_extent(renderer) for text in canvas.output.ax.texts]
+
+
+def test_labels_of_neighbours_do_not_hide_each_other() -> None:
+    canvas = Canvas(np.full((100, 120, 3), 127, np.uint8), scale=4)
+    for x, y in ((200, 200), (210, 205), (150, 195), (205, 210)):
+        canvas.draw_text("triangle 52%", (x, y), horizontal_alignment="left")
+    extents = label_extents(canvas)
+    for i, one in enumerate(extents):
+        for other in extents[:i]:
+            assert not one.overlaps(other)
+    # Where all places nearby are taken, a label stays where it is wanted.
+    for _ in range(20):
+        canvas.draw_text("triangle 52%", (200, 200), horizontal_alignment="left")
+    assert canvas.output.ax.texts[-1].get_position() == (200, 200)
