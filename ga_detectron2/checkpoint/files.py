@@ -2,9 +2,10 @@
 
 import pickle
 import re
+import tarfile
 import zipfile
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import torch
 from detectron2.utils.file_io import PathManager
@@ -54,7 +55,7 @@ def read_checkpoint_file(path: str) -> dict[str, Any]:
     return _find_model(content)
 
 
-def _load_torch(file: IO[bytes], is_zip: bool) -> Any:
+def _load_torch(file: BinaryIO, is_zip: bool) -> Any:
     try:
         if is_zip:
             # torch itself does not notice numbers that have changed.
@@ -63,6 +64,7 @@ def _load_torch(file: IO[bytes], is_zip: bool) -> Any:
             if damaged is not None:
                 raise CheckpointError(f"damaged (the checksum of its part '{damaged}' differs)")
             file.seek(0)
+        _refuse_programs(file, is_zip)
         return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -75,6 +77,25 @@ def _load_torch(file: IO[bytes], is_zip: bool) -> Any:
             f"holds a '{asked_for[1]}' beside tensors and plain values; nothing in it was "
             "executed. Save its state_dict alone"
         ) from e
+
+
+def _refuse_programs(file: BinaryIO, is_zip: bool) -> None:
+    """Refuse what ``torch.load`` would not read as weights alone, whatever it was told.
+
+    Before torch 2.6 it hands programs of TorchScript to ``torch.jit.load``, which runs what they do
+    when they are loaded, and unpacks the .tar files of torch 0.1 (CVE-2025-32434).
+    """
+    if is_zip:
+        # torch's own reader, since a file can be made to look otherwise to Python's.
+        kind = "a program of TorchScript"
+        reader = torch._C.PyTorchFileReader(file)
+        refused = "constants.pkl" in reader.get_all_records()  # type: ignore[attr-defined]
+    else:
+        kind = "a .tar file of torch 0.1"
+        refused = tarfile.is_tarfile(file)
+    if refused:
+        raise CheckpointError(f"{kind}, not weights; nothing in it was executed")
+    file.seek(0)
 
 
 def _from_detectron(content: Mapping[str, Any]) -> dict[str, Any]:

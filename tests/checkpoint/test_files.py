@@ -1,6 +1,7 @@
 import datetime
 import io
 import pickle
+import tarfile
 import zipfile
 from collections import OrderedDict
 
@@ -114,3 +115,43 @@ def test_executes_nothing(tmp_path, zipped):
     # torch's own message tells how to execute what the file asks for.
     assert "weights_only" not in str(e.value)
     assert "\n" not in str(e.value)
+
+
+class WritesAFile(torch.nn.Module):
+    """A program that writes a file when it is loaded."""
+
+    def __init__(self, file: str):
+        super().__init__()
+        self.file = file
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.file, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.file = state[0]
+        self.training = state[1]
+        torch.save(torch.ones(1), state[0])
+
+
+def test_programs_are_not_run(tmp_path):
+    written = tmp_path / "written"
+    path = str(tmp_path / "a.pth")
+    torch.jit.script(WritesAFile(str(written))).save(path)
+    with pytest.raises(CheckpointError, match=r"program of TorchScript.*nothing .*executed"):
+        read_checkpoint_file(path)
+    assert not written.exists()
+    torch.jit.load(path)
+    assert written.exists(), "the program does nothing"
+
+
+def test_tar_files_of_torch_are_not_unpacked(tmp_path):
+    path = tmp_path / "a.pth"
+    name = OLD[:15].decode("utf-8", "surrogateescape")  # looks like another old file of torch
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo(name))
+        archive.addfile(tarfile.TarInfo("storages"))
+    assert path.read_bytes().startswith(OLD[:15])
+    with pytest.raises(CheckpointError, match=r"tar file of torch 0\.1"):
+        read_checkpoint_file(str(path))
