@@ -50,6 +50,10 @@ SMALL_HEIGHT = 400
 MARGIN = 20
 TITLE_HEIGHT = 30
 FOOTER_HEIGHT = 58
+LEGEND_HEIGHT = 30
+
+COLUMN_TITLES = {"location": "Location probability", "anchors": "Guided anchors"}
+"""Of an overview, where the name of a tile says too little."""
 
 
 @dataclass(frozen=True)
@@ -329,15 +333,16 @@ def make_overview(
     heights = [max(x.image.shape[0] for x in row) for row in kept]
     label = 24 if names else 8
     head = 44 if title else MARGIN // 2
+    colors = next((tile.legend for tile in kept[0] if tile.legend), ())
     page = _Page(
         MARGIN + len(columns) * (cell + MARGIN // 2),
-        head + TITLE_HEIGHT + sum(h + label for h in heights),
+        head + TITLE_HEIGHT + sum(h + label for h in heights) + (LEGEND_HEIGHT if colors else 0),
     )
     if title:
         page.text(MARGIN, 30, title, 16, weight="bold")
     for j, name in enumerate(columns):
         left = MARGIN + j * (cell + MARGIN // 2)
-        text = name.replace("_", " ").capitalize()
+        text = COLUMN_TITLES.get(name, name.replace("_", " ").capitalize())
         page.text(left, head + 20, text, 13, weight="bold")
     top = head + TITLE_HEIGHT
     for i, row in enumerate(kept):
@@ -348,13 +353,16 @@ def make_overview(
                 text = names[i] if j == 0 else _brief(tile)
                 page.text(left, top + heights[i] + 15, text, 9, color="#444444")
         top += heights[i] + label
+    if colors:
+        # Numbers of anchors are those of one image.
+        page.legend(MARGIN, top, [(color, text.partition(" (")[0]) for color, text in colors])
     return figure_image(page.figure)
 
 
 def _brief(tile: Tile) -> str:
     if tile.color_bar is not None and tile.name == "location":
         return f"black 0 to light yellow {tile.color_bar.norm.vmax:g}"
-    return tile.title.partition(": ")[2]
+    return tile.title.partition(": ")[2].partition(",")[0]
 
 
 class _Page:
@@ -375,24 +383,25 @@ class _Page:
     def explain(self, left: int, top: int, width: int, tile: Tile) -> None:
         """The legend or colour bar of a tile, below it."""
         if tile.legend:
-            handles = [
-                Line2D([], [], color=color, linewidth=4, label=label)
-                for color, label in tile.legend
-            ]
-            self.figure.legend(
-                handles=handles,
-                loc="upper left",
-                bbox_to_anchor=(left / self.width, 1 - (top + 6) / self.height),
-                ncols=len(handles),
-                frameon=False,
-                fontsize=10,
-                borderpad=0,
-                borderaxespad=0,
-                handlelength=1.2,
-                columnspacing=1.2,
-            )
+            self.legend(left, top, tile.legend)
         if tile.color_bar is not None:
             self._color_bar(left, top, min(width, tile.image.shape[1]), tile.color_bar)
+
+    def legend(self, left: int, top: int, entries: Sequence[tuple[Any, str]]) -> None:
+        """Colours and what they stand for, in a line."""
+        handles = [Line2D([], [], color=color, linewidth=4, label=text) for color, text in entries]
+        self.figure.legend(
+            handles=handles,
+            loc="upper left",
+            bbox_to_anchor=(left / self.width, 1 - (top + 6) / self.height),
+            ncols=len(handles),
+            frameon=False,
+            fontsize=10,
+            borderpad=0,
+            borderaxespad=0,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
 
     def _color_bar(self, left: int, top: int, width: int, bar: ColorBar) -> None:
         # Names of the ends are as wide as this to the left and right of them.
