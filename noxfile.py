@@ -19,6 +19,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = True
 
 QUICK = ("-m", "not slow")
+PINNED = ("requirements.txt", "requirements/bootstrap.txt")
 PYTHON_312 = ("torch==2.11.*", "torchvision==0.26.*", "numpy>=2")
 NEWEST = ("torch", "torchvision", "numpy>=2")
 
@@ -63,8 +64,35 @@ def supply(session: nox.Session) -> None:
     """
     session.install("pip-audit")
     options = ("--disable-pip", "--require-hashes", "--strict", "--timeout", "30")
-    for file in ("requirements.txt", "requirements/bootstrap.txt"):
+    for file in PINNED:
         session.run("pip-audit", *options, "--requirement", file, *session.posargs)
+
+
+@nox.session(python="3.10")
+def yanked(session: nox.Session) -> None:
+    """Pinned versions that their authors have withdrawn, by the package index that uv is told.
+
+    uv says so of what it would install. Nothing is downloaded but the index's pages.
+    """
+    session.install("uv")
+    # Into an empty folder, since nothing is said of what is installed already.
+    options = ("--dry-run", "--no-deps", "--require-hashes", "--target", session.create_tmp())
+    found = []
+    for file in session.posargs or PINNED:
+        output = session.run(
+            *("uv", "pip", "install", *options, "-r", file),
+            silent=True,
+            env={"UV_HTTP_TIMEOUT": "30"},
+        )
+        if output is None:  # nox --install-only
+            return
+        if "Resolved" not in output:
+            session.error(f"{file}: uv looked nothing up:\n{output}")
+        lines = output.splitlines()
+        session.log(f"{file}: {next(line for line in lines if 'Resolved' in line)}")
+        found += [f"{file}: {line}" for line in lines if "is yanked" in line]
+    if found:
+        session.error("\n".join(found))
 
 
 def test_with(session: nox.Session, versions: tuple[str, ...]) -> None:
