@@ -1,9 +1,10 @@
 """The embedded data set, and helpers to register others. Importing this registers the former."""
 
+from .classes import ClassError, check_num_classes
 from .embedded import register_embedded_datasets
+from .errors import DataError
 from .register import (
     DatasetArgument,
-    check_num_classes,
     coco_subset,
     parse_dataset_argument,
     register_datasets,
@@ -13,6 +14,8 @@ from .train_loader import TrainLoader, build_train_loader
 
 __all__ = [
     "CLASS_NAMES",
+    "ClassError",
+    "DataError",
     "DatasetArgument",
     "ShapesConfig",
     "TrainLoader",

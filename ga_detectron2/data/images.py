@@ -8,10 +8,12 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from .errors import DataError
+
 __all__ = ["ImageError", "NamingDatasetMapper", "read_rgb"]
 
 
-class ImageError(ValueError):
+class ImageError(DataError):
     """An image file cannot be used. The message is one line and names the file."""
 
 

@@ -7,13 +7,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 __all__ = [
     "DatasetArgument",
-    "check_num_classes",
     "coco_subset",
     "parse_dataset_argument",
     "register_datasets",
@@ -108,40 +106,6 @@ def coco_subset(json_in: str, json_out: str, image_ids: Iterable[int]) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(json_out)), exist_ok=True)
     with open(json_out, "w", encoding="utf-8") as f:
         json.dump(contents, f)
-
-
-_NUM_CLASSES_OF = {
-    "GeneralizedRCNN": "ROI_HEADS",
-    "PanopticFPN": "ROI_HEADS",
-    "RetinaNet": "RETINANET",
-    "GARetinaNet": "RETINANET",
-}
-
-
-def check_num_classes(cfg: CfgNode) -> None:
-    """Compare the model's number of classes with that of ``cfg.DATASETS``, before any work is done.
-
-    Passes over models without classes (``ProposalNetwork``), architectures that it does not know,
-    and data sets whose metadata has no ``thing_classes`` yet.
-
-    Raises:
-        ValueError: they differ; too few classes would otherwise end in an index error on a GPU, or
-            too many in a model with classes that it never sees.
-    """
-    node = _NUM_CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
-    if node is None:
-        return
-    num_classes = cfg.MODEL[node].NUM_CLASSES
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        # MetadataCatalog.get would create an entry for a misspelt name.
-        if name not in MetadataCatalog:
-            continue
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is not None and len(classes) != num_classes:
-            raise ValueError(
-                f"MODEL.{node}.NUM_CLASSES is {num_classes}, but data set {name!r} has "
-                f"{len(classes)} classes: set MODEL.{node}.NUM_CLASSES to {len(classes)}."
-            )
 
 
 def _keypoint_metadata(categories: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -1,17 +1,26 @@
 """detectron2's training data, from any iteration on."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    MapDataset,
+    build_detection_train_loader,
+)
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from .classes import ClassCheckedMapper, ModelClasses, check_record_classes, classes_of_model
 from .images import NamingDatasetMapper
 from .seeds import derive_seed, seeded
 
-__all__ = ["TrainLoader", "build_train_loader"]
+__all__ = ["TrainLoader", "build_train_loader", "make_train_loader"]
+
+MakeSampler = Callable[[Sequence[Any]], Iterable[int]]
+"""One of detectron2's samplers for the records of a data set."""
 
 
 def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
@@ -23,21 +32,61 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
             errors that name the image.
 
     Returns:
-        a :class:`TrainLoader`; or detectron2's own loader for data that cannot be put into an order
-        before they are loaded: torch data sets, and records without ``width`` and ``height``, which
-        images are grouped by.
+        see :func:`make_train_loader`.
+
+    Raises:
+        ClassError: an object is of a class that the model does not have.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     with seeded(seed):
         mapper = mapper or NamingDatasetMapper(cfg, True)
         parts = build_detection_train_loader.from_config(cfg, mapper)
+
+    def make_sampler(records: Sequence[Any]) -> Iterable[int]:
+        parts = build_detection_train_loader.from_config(cfg, mapper, dataset=records)
+        return parts["sampler"]
+
+    return make_train_loader(parts, seed, make_sampler, classes_of_model(cfg))
+
+
+def make_train_loader(
+    parts: dict[str, Any],
+    seed: int,
+    make_sampler: MakeSampler,
+    classes: ModelClasses | None = None,
+) -> Iterable[Any]:
+    """What :func:`detectron2.data.build_detection_train_loader` makes, with a stream to resume.
+
+    Args:
+        parts: its arguments.
+        seed: what chance follows from; the same in all processes.
+        make_sampler: makes ``parts["sampler"]`` anew where another seed is to be followed.
+        classes: of the model, if it has any. They are compared with those of all objects at once,
+            or as they are loaded where a mapper of one's own may change them.
+
+    Returns:
+        a :class:`TrainLoader`; or detectron2's own loader for data that cannot be put into an order
+        before they are loaded: torch data sets, and records without ``width`` and ``height``, which
+        images are grouped by.
+
+    Raises:
+        ClassError: an object is of a class that the model does not have.
+    """
     records = parts["dataset"]
-    grouped = parts["aspect_ratio_grouping"]
+    grouped = parts.get("aspect_ratio_grouping", True)
+    if classes is not None:
+        if isinstance(records, list) and type(parts["mapper"]) in _KEEP_CLASSES:
+            check_record_classes(records, classes)
+        else:
+            parts = {**parts, "mapper": ClassCheckedMapper(parts["mapper"], classes)}
     if not isinstance(records, list) or (
         grouped and not all("width" in r and "height" in r for r in records)
     ):
         return build_detection_train_loader(**parts)
-    return TrainLoader(cfg, seed, parts)
+    return TrainLoader(parts, seed, make_sampler)
+
+
+_KEEP_CLASSES = (DatasetMapper, NamingDatasetMapper)
 
 
 class TrainLoader:
@@ -53,34 +102,26 @@ class TrainLoader:
     an image.
     """
 
-    def __init__(self, cfg: CfgNode, seed: int, parts: dict[str, Any]):
+    def __init__(self, parts: dict[str, Any], seed: int, make_sampler: MakeSampler):
         """
         Args:
-            cfg: what ``parts`` were made from.
-            seed: what chance follows from; the same in all processes.
             parts: arguments of :func:`build_detection_train_loader`, with records of a list.
+            seed: what chance follows from; the same in all processes.
+            make_sampler: makes ``parts["sampler"]`` anew where another seed is to be followed.
         """
-        self._cfg = cfg
+        others = {**parts, "mapper": None, "aspect_ratio_grouping": False}
+        records = others.pop("dataset")
         self._seed = seed
-        self._mapper = parts["mapper"]
-        records = parts["dataset"]
+        self._make_sampler = make_sampler
         groups = None
-        if parts["aspect_ratio_grouping"]:
+        if parts.get("aspect_ratio_grouping", True):
             groups = bytes(0 if r["width"] > r["height"] else 1 for r in records)
         batch_size = parts["total_batch_size"] // comm.get_world_size()
         self._records = DatasetFromList(records, copy=False)
-        self._dataset = SeededDataset(MapDataset(self._records, self._mapper), seed)
-        self._sampler = BatchSampler(parts["sampler"], batch_size, groups)
-        self._loader = build_detection_train_loader(
-            self._dataset,
-            mapper=None,
-            sampler=self._sampler,
-            total_batch_size=parts["total_batch_size"],
-            aspect_ratio_grouping=False,
-            num_workers=parts["num_workers"],
-            # torch draws a seed for the workers: not from the numbers that the model uses.
-            seed=seed,
-        )
+        self._dataset = SeededDataset(MapDataset(self._records, parts["mapper"]), seed)
+        self._sampler = others["sampler"] = BatchSampler(parts["sampler"], batch_size, groups)
+        # torch draws a seed for the workers: not from the numbers that the model uses.
+        self._loader = build_detection_train_loader(self._dataset, **{**others, "seed": seed})
 
     def seek(self, seed: int, iteration: int) -> None:
         """Let the next iterator start where a training with this seed starts this iteration.
@@ -94,10 +135,7 @@ class TrainLoader:
         if seed != self._seed:
             self._seed = self._dataset.seed = seed
             with seeded(seed):
-                parts = build_detection_train_loader.from_config(
-                    self._cfg, self._mapper, dataset=self._records
-                )
-            self._sampler.sampler = parts["sampler"]
+                self._sampler.sampler = self._make_sampler(self._records)
         self._sampler.first_batch = iteration
 
     def __iter__(self) -> Iterator[list[Any]]:

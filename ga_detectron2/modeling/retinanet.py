@@ -4,7 +4,7 @@ Naming as in ``anchors.py``; K is the number of classes, C the number of channel
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -24,7 +24,7 @@ from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
-from .targets import GroundTruth, check_classes, pad_ground_truth
+from .targets import GroundTruth, pad_ground_truth
 
 # An anchor belongs to a box if it is the box's best, however low their IoU (section 2.5 of the
 # reference's settings), as in detectron2's RetinaNet.
@@ -267,16 +267,6 @@ class GARetinaNet(DenseDetector):
             "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,
         }
-
-    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """As :meth:`DenseDetector.forward`.
-
-        Raises:
-            ValueError: in training, a box is of a class that the model does not have.
-        """
-        if self.training:
-            check_classes(batched_inputs, self.num_classes, "MODEL.RETINANET.NUM_CLASSES")
-        return super().forward(batched_inputs)
 
     def forward_training(
         self,

@@ -6,7 +6,7 @@ ground truth as a padded tensor (see :class:`GroundTruth`). Naming as in ``ancho
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from detectron2.structures import Instances
@@ -63,35 +63,6 @@ def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
     # NaN would spread from a single box to whole maps.
     padded = torch.where(valid[..., None], padded, 0.0)
     return GroundTruth(padded, pad_sequence(classes, batch_first=True), valid)
-
-
-def check_classes(batch: Sequence[dict[str, Any]], num_classes: int, key: str) -> None:
-    """Refuse boxes of a class that a model does not have, as long as they are on the CPU.
-
-    There data loaders leave them; a GPU would have to be waited for.
-
-    Args:
-        batch: inputs of a detectron2 model; ``instances`` may have ``gt_classes``.
-        num_classes: of the model.
-        key: of the configuration, to be named.
-
-    Raises:
-        ValueError: names the class, the image and the key.
-    """
-    for image in batch:
-        instances = image.get("instances")
-        if instances is None or not instances.has("gt_classes"):
-            continue
-        classes = instances.gt_classes
-        if classes.is_cuda or not len(classes):
-            continue
-        least, most = classes.min().item(), classes.max().item()
-        if least < 0 or most >= num_classes:
-            raise ValueError(
-                f"{image.get('file_name', 'an image')} has a box of class "
-                f"{least if least < 0 else most}, but {key} is {num_classes}: classes must be "
-                f"from 0 to {num_classes - 1}"
-            )
 
 
 # ------------------------------------------------------------------------------- location targets

@@ -1,17 +1,15 @@
-"""COCO JSON files from the command line, and the number of classes of a configuration."""
+"""COCO JSON files from the command line."""
 
 import json
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from pycocotools.coco import COCO
 
 from ga_detectron2.data import (
     DatasetArgument,
-    check_num_classes,
     coco_subset,
     parse_dataset_argument,
     register_datasets,
@@ -194,34 +192,3 @@ def test_photographs(shared_folder, tmp_path, split):
     image = read_image(eight[0]["file_name"], "BGR")
     assert image.shape[:2] == (eight[0]["height"], eight[0]["width"])
     assert np.ptp(image) > 100
-
-
-def make_cfg(architecture, node, num_classes, test=("ga_shapes_val",)):
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("ga_shapes_train",), test
-    cfg.MODEL.META_ARCHITECTURE = architecture
-    cfg.MODEL[node].NUM_CLASSES = num_classes
-    return cfg
-
-
-@pytest.mark.parametrize(
-    ("architecture", "node"),
-    [("GeneralizedRCNN", "ROI_HEADS"), ("RetinaNet", "RETINANET"), ("GARetinaNet", "RETINANET")],
-)
-def test_num_classes(architecture, node):
-    check_num_classes(make_cfg(architecture, node, 5))
-    message = rf"MODEL\.{node}\.NUM_CLASSES is 80, but .*'ga_shapes_train' has 5 .* to 5"
-    with pytest.raises(ValueError, match=message):
-        check_num_classes(make_cfg(architecture, node, 80))
-
-
-def test_num_classes_of_the_test_set_count_too(files):
-    register_datasets([f"pets={files[0]}:{files[1]}"])
-    with pytest.raises(ValueError, match=r"'pets' has 2 classes"):
-        check_num_classes(make_cfg("GeneralizedRCNN", "ROI_HEADS", 5, test=("pets",)))
-
-
-def test_num_classes_of_proposal_models_and_unknown_sets():
-    check_num_classes(make_cfg("ProposalNetwork", "ROI_HEADS", 80))
-    check_num_classes(make_cfg("GeneralizedRCNN", "ROI_HEADS", 5, test=("misspelt",)))
-    assert "misspelt" not in MetadataCatalog
