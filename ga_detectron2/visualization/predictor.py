@@ -19,6 +19,7 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.data import check_num_classes
 from ga_detectron2.engine import ConfigError, load_config, use_available_device
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
@@ -124,8 +125,7 @@ class GuidedPredictor:
             raise ConfigError(error) from error
         self.weights = cfg.MODEL.WEIGHTS if weights is None else weights
         GACheckpointer(self.model).load(self.weights)
-        names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
-        self.metadata = MetadataCatalog.get(names[0] if names else "__unused")
+        self.metadata = MetadataCatalog.get(_dataset_of_names(cfg))
         self.augmentation = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST
         )
@@ -180,6 +180,25 @@ class GuidedPredictor:
             anchors=anchors,
             input_size=(int(resized.shape[0]), int(resized.shape[1])),
         )
+
+
+def _dataset_of_names(cfg: CfgNode) -> str:
+    """The data set whose names of classes the model's are: none if it has more of them, or fewer."""
+    names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    if not names:
+        return "__unused"
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), names[:1]
+    try:
+        check_num_classes(cfg)
+    except ValueError as error:
+        logger.warning(
+            f"Classes are shown as numbers: {error}, or name the model's own data set by --dataset "
+            "and DATASETS.TEST"
+        )
+        return "__unused"
+    return str(names[0])
 
 
 @contextlib.contextmanager

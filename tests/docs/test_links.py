@@ -46,8 +46,7 @@ def test_hosts_are_known() -> None:
 
 def test_pictures_are_small() -> None:
     for path in DOCS.rglob("images/**/*.*"):
-        if path.name != "quickstart.png":  # many pictures in one
-            assert path.stat().st_size < 150_000, path
+        assert path.stat().st_size < 150_000, path
 
 
 def test_every_tool_has_a_line() -> None:
