@@ -2,12 +2,13 @@
 """Kill trainings at random moments, resume them, and compare what comes out with a whole training.
 
     benchmarks/kill_and_resume.py --kills 60 --output killed
+    benchmarks/kill_and_resume.py --kills 20 --processes 3 4 --output killed_many
 
-Each training is one of tools/train_net.py with --resume, in one process or in two as torchrun
-starts them. They are forked from this process, so that they need not import everything anew. Of
-two, one or both are killed; then the other must end too. When the killed training has been let
-finish, its checkpoint must be that of the training that nobody disturbed, bit for bit: weights,
-buffers, optimizer and schedule. A table of the moments is printed at the end.
+Each training is one of tools/train_net.py with --resume, in one process or in two to four as
+torchrun starts them. They are forked from this process, so that they need not import everything
+anew. Of several, one or more are killed; then the others must end too. When the killed training
+has been let finish, its checkpoint must be that of the training that nobody disturbed, bit for bit:
+weights, buffers, optimizer and schedule. A table of the moments is printed at the end.
 """
 
 import argparse
@@ -61,11 +62,14 @@ KEYS: dict[str, Any] = {
 }
 TRAININGS = [
     # (configuration, processes, other keys)
-    ("ga_rpn_R_18", 1, {"DATALOADER.NUM_WORKERS": 0}),
-    ("ga_retinanet_R_18", 2, {"DATALOADER.NUM_WORKERS": 0}),
-    ("ga_rpn_R_18", 1, {"DATALOADER.NUM_WORKERS": 2}),
-    ("ga_rpn_R_18", 2, {"DATALOADER.NUM_WORKERS": 1}),
-    ("ga_retinanet_R_18", 1, {"DATALOADER.NUM_WORKERS": 0}),
+    ("small/ga_rpn_R_18", 1, {"DATALOADER.NUM_WORKERS": 0}),
+    ("small/ga_retinanet_R_18", 2, {"DATALOADER.NUM_WORKERS": 0}),
+    ("small/ga_rpn_R_18", 1, {"DATALOADER.NUM_WORKERS": 2}),
+    ("small/ga_rpn_R_18", 2, {"DATALOADER.NUM_WORKERS": 1}),
+    ("small/ga_retinanet_R_18", 1, {"DATALOADER.NUM_WORKERS": 0}),
+    ("small/ga_rpn_R_18", 3, {"DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 6}),
+    ("small/ga_retinanet_R_18", 4, {"DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 8}),
+    ("quickstart_ga_faster_R_18", 4, {"DATALOADER.NUM_WORKERS": 1}),
 ]
 # Longest wait after a phase has begun until the kill, in seconds; shares of the kills; how often a
 # phase may begin until then.
@@ -82,6 +86,7 @@ class Kill:
     """One kill, and what came of it."""
 
     training: int
+    processes: int
     phase: str  # that the main process was in
     iteration: int
     ranks: list[int]
@@ -185,7 +190,7 @@ def start(config: str, processes: int, keys: dict[str, Any], folder: Path) -> tu
             script = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(script)
             all_keys = {**KEYS, **keys, "OUTPUT_DIR": folder}
-            argv = ["--config-file", str(PROJECT / "configs" / "small" / f"{config}.yaml")]
+            argv = ["--config-file", str(PROJECT / "configs" / f"{config}.yaml")]
             annotations = folder.parent / FEW_SHAPES
             argv += ["--dataset", f"ga_few_shapes={annotations}:{image_folder()}"]
             argv += ["--resume", *(str(x) for pair in all_keys.items() for x in pair)]
@@ -219,13 +224,21 @@ def last_checkpoint(folder: Path) -> str:
     return path.read_text() if path.is_file() else "none"
 
 
+def draw_ranks(rng: random.Random, processes: int) -> list[int]:
+    """Which processes to kill, in order."""
+    if processes <= 2:
+        return [0] if processes == 1 else rng.choice([[0], [1], [0, 1]])
+    number = rng.choice((1, 1, rng.randint(2, processes)))
+    return sorted(rng.sample(range(processes), number))
+
+
 def disturb(rng: random.Random, number: int, ids: list[int], marks: Marks, folder: Path) -> Any:
     """Kill a training at a random moment; None if it ended before that."""
     phase = rng.choices(list(PHASES), [share for _, share, _ in PHASES.values()])[0]
     longest, _, most = PHASES[phase]
     times = rng.randint(min(most, 1), most)
     delay = rng.uniform(0, longest)
-    ranks = [0] if len(ids) == 1 else rng.choice([[0], [1], [0, 1]])
+    ranks = draw_ranks(rng, len(ids))
     while times:
         for said, _ in marks.hear():
             times -= said == phase
@@ -249,7 +262,7 @@ def disturb(rng: random.Random, number: int, ids: list[int], marks: Marks, folde
         os.kill(pid, signal.SIGKILL)
         wait([pid], 10)
         ended = float("inf")
-    return Kill(number, *marks.last, ranks, last_checkpoint(folder), ended)
+    return Kill(number, len(ids), *marks.last, ranks, last_checkpoint(folder), ended)
 
 
 def differences(found: Any, expected: Any, name: str = "") -> list[str]:
@@ -291,19 +304,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=50, help="at least (default: 50)")
     parser.add_argument("--per-training", type=int, default=5, help="at most (default: 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    every = sorted({processes for _, processes, _ in TRAININGS})
+    parser.add_argument("--processes", type=int, nargs="+", choices=every, default=[1, 2],
+                        help="of the trainings (default: 1 2)")  # fmt: skip
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     json_file = image_folder().parent / "annotations.json"
     coco_subset(str(json_file), str(args.output / FEW_SHAPES), range(1, 13))
+    trainings = [t for t in TRAININGS if t[1] in args.processes]
     rng = random.Random(args.seed)
     whole: dict[int, dict[str, Any]] = {}
     kills: list[Kill] = []
     failures: list[str] = []
     number = 0
     while len(kills) < args.kills:
-        kind = number % len(TRAININGS)
-        training = TRAININGS[kind]
+        kind = number % len(trainings)
+        training = trainings[kind]
         if kind not in whole:
             whole[kind] = finish(training, args.output / f"whole_{kind}")
         folder = args.output / f"killed_{number}"
@@ -318,7 +335,7 @@ def main(argv: list[str] | None = None) -> None:
             kills.append(kill)
             print(kill, flush=True)
             if kill.others_ended_after is not None and kill.others_ended_after > 60:
-                failures.append(f"training {number}: a process outlived the other by a minute")
+                failures.append(f"training {number}: a process outlived another by a minute")
         try:
             wrong = differences(finish(training, folder), whole[kind])
         except RuntimeError as error:
@@ -342,18 +359,22 @@ def table(kills: Sequence[Kill]) -> str:
     """Kills by phase and by who was killed, in Markdown."""
 
     def who(kill: Kill) -> str:
-        one = TRAININGS[kill.training % len(TRAININGS)][1] == 1
-        return "the only process" if one else f"of two: {' and '.join(map(str, kill.ranks))}"
+        if kill.processes == 1:
+            return "the only process"
+        if kill.processes == 2:
+            return f"of 2: {' and '.join(map(str, kill.ranks))}"
+        first = "the first" if 0 in kill.ranks else "not the first"
+        return f"{len(kill.ranks)} of {kill.processes}, {first}"
 
     count = Counter((k.phase, who(k)) for k in kills)
-    columns = sorted({who(k) for k in kills}, reverse=True)
+    columns = sorted({who(k) for k in kills}, key=lambda name: ("of" in name, name))
     lines = ["| killed | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
     for phase in PHASES:
         cells = (str(count[phase, column]) for column in columns)
         lines.append(f"| {phase} | " + " | ".join(cells) + " |")
     ended = [k.others_ended_after for k in kills if k.others_ended_after is not None]
     if ended:
-        lines.append(f"\nThe other process ended after at most {max(ended):.1f} s.")
+        lines.append(f"\nThe others had ended after at most {max(ended):.1f} s.")
     return "\n".join(lines)
 
 
