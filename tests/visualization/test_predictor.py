@@ -85,3 +85,15 @@ def test_without_cuda_it_runs_on_the_cpu_and_says_so(detector, caplog, monkeypat
     with caplog.at_level(logging.WARNING):
         assert load_predictor(detector, ["MODEL.DEVICE", "cuda"]).cfg.MODEL.DEVICE == "cpu"
     assert "No CUDA device" in caplog.text
+
+
+def test_classes_are_not_named_after_another_data_set(detector, dataset, caplog) -> None:
+    names = load_predictor(detector, [], [dataset]).metadata.thing_classes
+    assert names == [f"kind{i}" for i in range(5)]
+    # COCO has 80 classes, the model five.
+    with caplog.at_level(logging.WARNING):
+        predictor = load_predictor(detector, ["DATASETS.TEST", "('coco_2017_val',)"])
+    assert predictor.metadata.get("thing_classes") is None
+    assert "Classes are shown as numbers: MODEL.ROI_HEADS.NUM_CLASSES is 5" in caplog.text
+    assert load_predictor(detector, ["DATASETS.TRAIN", "('coco_2017_val',)"], [dataset])
+    assert caplog.text.count("as numbers") == 1
