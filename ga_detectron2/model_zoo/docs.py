@@ -14,12 +14,13 @@ _BEGINNING = """\
 <!-- Made by `python -m ga_detectron2.model_zoo docs/model_zoo.md`. Edit
 ga_detectron2/model_zoo/docs.py, or the table in published.py, instead. -->
 
-The models that MMDetection has trained on COCO train2017 and published, with what they score on
-val2017, in percent. Memory (in training) and speed are MMDetection's as well. The weights
-are MMDetection's files, which are converted when they are loaded.
+The models that MMDetection has trained on COCO train2017 and published. Scores (on val2017, in
+percent), memory (in training) and speed are what MMDetection reports; they have not been measured with
+this package, which `tools/reproduce.py` does. The weights are MMDetection's files, which are
+converted when they are loaded.
 
 ```sh
-tools/train_net.py --config-file configs/ga_faster_R_101.yaml --eval-only \\
+python tools/train_net.py --config-file configs/ga_faster_R_101.yaml --eval-only \\
     MODEL.WEIGHTS ga://ga_faster_R_101
 ```
 
@@ -35,8 +36,8 @@ url = model_zoo.get_checkpoint_url("ga_faster_R_101")
 _TABLE_HEAD = """
 ## {method}
 
-| name | backbone | style | schedule | memory (GB) | images/s | {metric} | weights |
-| --- | --- | --- | --- | ---: | ---: | ---: | --- |
+| name | {metric} | backbone | style | schedule | memory (GB) | images/s | weights |
+| --- | ---: | --- | --- | --- | ---: | ---: | --- |
 """
 
 _END = """
@@ -77,7 +78,7 @@ is published. A download that was cut goes on where it stopped, and several proc
 - Nothing in a file is executed: it is read with `weights_only=True`.
 
 Once and for all, a file is converted by
-`tools/convert_checkpoint.py ga://NAME OUT.pth --config-file configs/NAME.yaml`.
+`python tools/convert_checkpoint.py ga://NAME OUT.pth --config-file configs/NAME.yaml`.
 """
 
 
@@ -87,7 +88,7 @@ def render_page() -> str:
     for method in dict.fromkeys(model.method for model in PUBLISHED_MODELS):
         models = [model for model in PUBLISHED_MODELS if model.method == method]
         metric = models[0].metric.replace("AR1000", "AR@1000")
-        parts.append(_TABLE_HEAD.format(method=method, metric=metric))
+        parts.append(_TABLE_HEAD.format(method=method.replace("RCNN", "R-CNN"), metric=metric))
         parts.extend(_render_row(model) for model in models)
     published = {model.name for model in PUBLISHED_MODELS}
     url = urlparse(PUBLISHED_MODELS[0].weights_url)
@@ -107,12 +108,12 @@ def _render_row(model: PublishedModel) -> str:
     fps = "" if model.inference_fps is None else f"{model.inference_fps:.1f}"
     cells = [
         _link_config(model.name),
+        f"{model.coco_val2017:.1f}",
         model.backbone,
         model.style,
         model.schedule,
         f"{model.train_mem_gb:.1f}",
         fps,
-        f"{model.coco_val2017:.1f}",
         f"{_link_file(model.weights_url, model.sha256_prefix)}, [log]({model.log_url})",
     ]
     return f"| {' | '.join(cells)} |\n"
