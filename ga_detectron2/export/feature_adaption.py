@@ -34,7 +34,8 @@ def adapt_cells(
     """
     if torch.onnx.is_in_onnx_export():
         return adapt_cells_by_indices(adaption, features, cells, shape_deltas)
-    return adaption.at_cells(features, cells, shape_deltas)
+    # Not at_cells: a trace would have as many chunks as there were cells when it was made.
+    return adaption.project(adaption.gather_taps(features, cells, shape_deltas))
 
 
 def adapt_cells_by_indices(

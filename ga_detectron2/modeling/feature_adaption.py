@@ -19,9 +19,12 @@ from torch.nn import functional as F
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 
-# Cells that are gathered at a time when a whole map is adapted: 9 taps of 256 float32 channels of
-# each are 75 MB.
-CELLS_PER_CHUNK = 8192
+# Cells whose taps are gathered at a time: 9 of 256 float32 channels each are 19 MB, which are
+# multiplied while they are still near the processor. A GPU would rather have few kernels.
+CELLS_PER_CHUNK = 2048
+CELLS_PER_CHUNK_ON_GPU = 65536
+# On the way back every chunk has a gradient as large as the whole map, so there may be only a few.
+CHUNKS_WITH_GRADIENT = 8
 
 
 class FeatureRows(NamedTuple):
@@ -90,27 +93,37 @@ class FeatureAdaption(nn.Module):
             adapted = to_rows(self._deform_conv(features, shape_deltas))
             return adapted if then is None else adapted._replace(rows=then(adapted.rows))
         every_cell = torch.arange(N * cells, device=shape_deltas.device)
-        deltas = shape_deltas.flatten(0, 1).split(CELLS_PER_CHUNK)
-        chunks = [
-            self.at_cells(features, chunk, chunk_deltas)
-            if then is None
-            else then(self.at_cells(features, chunk, chunk_deltas))
-            for chunk, chunk_deltas in zip(every_cell.split(CELLS_PER_CHUNK), deltas, strict=True)
-        ]
-        return features._replace(rows=torch.cat(chunks).unflatten(0, (N, cells)))
+        rows = self.at_cells(features, every_cell, shape_deltas.flatten(0, 1), then)
+        return features._replace(rows=rows.unflatten(0, (N, cells)))
 
-    def at_cells(self, features: FeatureRows, cells: Tensor, shape_deltas: Tensor) -> Tensor:
+    def at_cells(
+        self,
+        features: FeatureRows,
+        cells: Tensor,
+        shape_deltas: Tensor,
+        then: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Adapt some cells.
 
         Args:
             features: of N images.
             cells: (K,) int64 into the N * H * W cells of the map.
             shape_deltas: (K, 2), the shape outputs of these cells; no gradient flows into them.
+            then: as in :meth:`forward`.
 
         Returns:
-            (K, C).
+            (K, C), or (K, C') of ``then``.
         """
-        return F.relu(self._multiply(self.gather_taps(features, cells, shape_deltas)))
+
+        def adapt(cells: Tensor, shape_deltas: Tensor) -> Tensor:
+            adapted = self.project(self.gather_taps(features, cells, shape_deltas))
+            return adapted if then is None else then(adapted)
+
+        at_a_time = self._cells_per_chunk(features)
+        if cells.shape[0] <= at_a_time:
+            return adapt(cells, shape_deltas)
+        chunks = zip(cells.split(at_a_time), shape_deltas.split(at_a_time), strict=True)
+        return torch.cat([adapt(*chunk) for chunk in chunks])
 
     def gather_taps(
         self,
@@ -134,6 +147,15 @@ class FeatureAdaption(nn.Module):
     def project(self, taps: Tensor) -> Tensor:
         """(K, groups * 9 * C / groups) gathered taps to (K, C) adapted features."""
         return F.relu(self._multiply(taps))
+
+    @staticmethod
+    def _cells_per_chunk(features: FeatureRows) -> int:
+        if features.rows.is_cuda:
+            return CELLS_PER_CHUNK_ON_GPU
+        if torch.is_grad_enabled() and features.rows.requires_grad:
+            cells = features.rows.shape[0] * features.rows.shape[1]
+            return max(CELLS_PER_CHUNK, -(-cells // CHUNKS_WITH_GRADIENT))
+        return CELLS_PER_CHUNK
 
     def _offsets(self, shape_deltas: Tensor) -> Tensor:
         """(..., 2) to (..., groups * 9 * 2), pixels of the map, in float32 under autocast too."""

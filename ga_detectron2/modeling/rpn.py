@@ -325,10 +325,10 @@ class GuidedAnchorRPN(nn.Module):
             strict=True,
         ):
             cells = kept.flatten().nonzero().squeeze(1)
-            adapted = self.rpn_head.feature_adaption.at_cells(
-                level, cells, deltas.flatten(0, 1)[cells]
+            output = self.rpn_head.feature_adaption.at_cells(
+                level, cells, deltas.flatten(0, 1)[cells], self.rpn_head.predict_boxes
             )
-            logits, box_deltas = _split(self.rpn_head.predict_boxes(adapted))
+            logits, box_deltas = _split(output)
             boxes = self._decode(box_deltas, anchors.flatten(0, 1)[cells])
             per_image = kept.sum(dim=1).tolist()
             for n, (b, s) in enumerate(

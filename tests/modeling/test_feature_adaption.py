@@ -82,7 +82,7 @@ def test_without_offsets_it_is_a_convolution():
     out_channels=st.integers(1, 5),
     share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     offset_scale=st.sampled_from([0.0, 0.1, 1.0, 5.0]),
-    chunk=st.sampled_from([3, 8192]),
+    chunk=st.sampled_from([3, 2048]),
 )
 @settings(max_examples=30)
 def test_adaption(dtype, size, groups, group_channels, out_channels, share, offset_scale, chunk):
@@ -113,8 +113,13 @@ def test_adaption(dtype, size, groups, group_channels, out_channels, share, offs
     rows, row_deltas, row_weights = (
         t.permute(0, 2, 3, 1).flatten(0, 2) for t in (expected, deltas, weights)
     )
-    some = adaption.at_cells(to_rows(x), cells, row_deltas[cells])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CELLS_PER_CHUNK", chunk)
+        some = adaption.at_cells(to_rows(x), cells, row_deltas[cells])
+        with torch.no_grad():
+            doubled = adaption.at_cells(to_rows(x), cells, row_deltas[cells], lambda y: 2 * y)
     torch.testing.assert_close(some, rows[cells], **close)
+    torch.testing.assert_close(doubled, 2 * rows[cells], **close)
     some_gradients = gradients(some, row_weights[cells], *parameters, deltas)
     assert some_gradients[3] is None
     expected_gradients = gradients(rows, row_weights * chosen.flatten()[:, None], *parameters)
