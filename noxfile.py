@@ -64,8 +64,8 @@ def supply(session: nox.Session) -> None:
     """
     session.install("pip-audit")
     options = ("--disable-pip", "--require-hashes", "--strict", "--timeout", "30")
-    for file in PINNED:
-        session.run("pip-audit", *options, "--requirement", file, *session.posargs)
+    for file in session.posargs or PINNED:
+        session.run("pip-audit", *options, "--requirement", file)
 
 
 @nox.session(python="3.10")

@@ -155,22 +155,21 @@ def check(
                 str(d.unmatched),
                 f"{d.box:.1e}",
                 f"{d.score:.1e}",
+                *([f"{d.mask:.1e}"] if cfg.MODEL.MASK_ON else []),
+                *([f"{d.keypoint:.1e}"] if cfg.MODEL.KEYPOINT_ON else []),
                 f"{end - middle:.2f}",
                 f"{middle - start:.2f}",
             ]
 
 
-CHECK_COLUMNS = [
-    "image",
-    "size",
-    "results",
-    "exported",
-    "without partner",
-    "largest difference of boxes (px)",
-    "of scores",
-    "seconds",
-    "exported",
-]
+def check_columns(cfg: CfgNode) -> list[str]:
+    return [
+        *("image", "size", "results", "exported", "without partner"),
+        *("largest difference of boxes (px)", "of scores"),
+        *(["of masks"] if cfg.MODEL.MASK_ON else []),
+        *(["of keypoints (px)"] if cfg.MODEL.KEYPOINT_ON else []),
+        *("seconds", "exported"),
+    ]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -183,7 +182,8 @@ def run(args: argparse.Namespace) -> None:
         return
     exported = ExportedModel(args.output)
     if args.check:
-        print("| " + " | ".join(CHECK_COLUMNS) + " |\n|" + " --- |" * len(CHECK_COLUMNS))
+        columns = check_columns(cfg)
+        print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
         for row in check(cfg, model, exported, args.check):
             print("| " + " | ".join(row) + " |", flush=True)
     if args.run_eval:

@@ -20,13 +20,17 @@ class Differences(NamedTuple):
             and 0.01 of score.
         box: largest difference of a coordinate of the others, in pixels.
         score: largest difference of a score of the others.
+        mask: largest difference of a pixel of their masks, from 0 to 1; 0 where there are none.
+        keypoint: largest difference of a coordinate of their keypoints, in pixels, likewise.
     """
 
     found: int
     expected: int
     unmatched: int
-    box: float
-    score: float
+    box: float = 0.0
+    score: float = 0.0
+    mask: float = 0.0
+    keypoint: float = 0.0
 
 
 def compare_results(found: Instances, expected: Instances) -> Differences:
@@ -34,7 +38,7 @@ def compare_results(found: Instances, expected: Instances) -> Differences:
     boxes, scores, classes = _parts(found)
     their_boxes, their_scores, their_classes = _parts(expected)
     if not len(boxes) or not len(their_boxes):
-        return Differences(len(boxes), len(their_boxes), len(boxes) + len(their_boxes), 0.0, 0.0)
+        return Differences(len(boxes), len(their_boxes), len(boxes) + len(their_boxes))
     box = (boxes[:, None] - their_boxes).abs().amax(dim=2)
     score = (scores[:, None] - their_scores).abs()
     same = classes[:, None] == their_classes
@@ -44,14 +48,23 @@ def compare_results(found: Instances, expected: Instances) -> Differences:
     mine = nearest.isfinite()
     unmatched = int((~mine).sum() + (~same.any(dim=0)).sum())
     if not mine.any():
-        return Differences(len(boxes), len(their_boxes), unmatched, 0.0, 0.0)
+        return Differences(len(boxes), len(their_boxes), unmatched)
     pairs = torch.arange(len(boxes))[mine], partner[mine]
+
+    def largest(field: str, columns: slice) -> float:
+        if not expected.has(field):
+            return 0.0
+        x, y = (r.get(field).cpu()[i] for r, i in zip((found, expected), pairs, strict=True))
+        return (x - y)[..., columns].abs().max().item()
+
     return Differences(
         len(boxes),
         len(their_boxes),
         unmatched,
         box[pairs].max().item(),
         score[pairs].max().item(),
+        largest("pred_masks", slice(None)),
+        largest("pred_keypoints", slice(2)),  # of x, y and score
     )
 
 

@@ -25,7 +25,15 @@ def export_onnx(
 
     Returns:
         the names of the outputs.
+
+    Raises:
+        ValueError: a model with a head for keypoints.
     """
+    if getattr(getattr(model, "roi_heads", None), "keypoint_on", False):
+        raise ValueError(
+            "models with keypoints (MODEL.KEYPOINT_ON) cannot be exported as onnx: torch.onnx does "
+            "not take what detectron2 makes keypoints of heat maps with; torchscript can hold it"
+        )
     # Newer versions of torch have a second exporter, for which detectron2 was not written.
     has_two = "dynamo" in inspect.signature(torch.onnx.export).parameters
     with torch.no_grad(), without_tracer_warnings():

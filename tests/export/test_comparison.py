@@ -35,8 +35,8 @@ def test_what_has_no_partner():
     far = BOXES + torch.tensor([[2.0], [0], [0]])
     assert compare_results(results(far), results()).unmatched == 2
     empty = results(BOXES[:0], (), ())
-    assert compare_results(empty, results()) == (0, 3, 3, 0.0, 0.0)
-    assert compare_results(empty, empty) == (0, 0, 0, 0.0, 0.0)
+    assert compare_results(empty, results()) == (0, 3, 3, 0, 0, 0, 0)
+    assert compare_results(empty, empty) == (0, 0, 0, 0, 0, 0, 0)
 
 
 def test_proposals():
@@ -47,3 +47,16 @@ def test_proposals():
     differences = compare_results(proposals([0.0, 9.0]), proposals([0.01, 9.0]))
     assert differences.unmatched == 0
     assert differences.score == pytest.approx(0.0025, rel=0.01)
+
+
+def test_masks_and_keypoints_of_pairs():
+    order = [2, 0, 1]
+    mine, theirs = results(BOXES[order], (0.7, 0.9, 0.8), (2, 0, 1)), results()
+    masks = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    points = torch.tensor([[[1.0, 2, 0.5]], [[3, 4, 0.5]], [[5, 6, 0.5]]])
+    theirs.pred_masks, theirs.pred_keypoints = masks, points
+    mine.pred_masks, mine.pred_keypoints = masks[order].clone(), points[order].clone()
+    assert compare_results(mine, theirs)[5:] == (0, 0)
+    mine.pred_masks[1, 0, 2, 3] += 0.25
+    mine.pred_keypoints[0, 0] += torch.tensor([0.0, 2, 4])  # 4 of the score
+    assert compare_results(mine, theirs)[5:] == (pytest.approx(0.25), 2)
