@@ -7,7 +7,9 @@ and dictionaries need are known, and each leads to a record of this module, whic
 is given and copies the numbers out of it.
 """
 
+import os
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any
@@ -17,6 +19,9 @@ import numpy as np
 from .errors import CheckpointError
 
 __all__ = ["load_numpy_pickle"]
+
+# A few bytes can stand for billions of values: a list of lists of lists, each several times.
+MOST_VALUES = 20_000_000
 
 
 def load_numpy_pickle(file: IO[bytes]) -> Any:
@@ -33,7 +38,9 @@ def load_numpy_pickle(file: IO[bytes]) -> Any:
         CheckpointError: if the file is damaged, or asks for anything else.
     """
     try:
-        return _to_arrays(_Unpickler(file, encoding="latin1").load())
+        _check_numbers(file)
+        content = _Unpickler(file, encoding="latin1").load()
+        return _Values().to_arrays(content)
     except CheckpointError:
         raise
     except Exception as e:  # A damaged pickle can fail in any way.
@@ -139,14 +146,36 @@ class _Unpickler(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def _to_arrays(value: Any) -> Any:
-    """Put the arrays into the place of the records that stand for them."""
-    if isinstance(value, _Array):
-        return value.value
-    if isinstance(value, dict):
-        return type(value)((k, _to_arrays(v)) for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_arrays(v) for v in value)
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
-        return value
-    raise CheckpointError(f"holds a {type(value).__name__.lstrip('_')} where none belongs")
+def _check_numbers(file: IO[bytes]) -> None:
+    """Refuse a pickle that numbers its objects higher than it has bytes.
+
+    An unpickler makes room for all numbers up to the highest, at once.
+    """
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(start)
+    for opcode, number, _ in pickletools.genops(file):
+        if opcode.name in ("LONG_BINPUT", "PUT") and number > size:
+            raise CheckpointError(f"damaged: holds an object with the number {number}")
+    file.seek(start)
+
+
+class _Values:
+    """Puts the arrays into the place of the records that stand for them, and counts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def to_arrays(self, value: Any) -> Any:
+        self._count += 1
+        if self._count > MOST_VALUES:
+            raise CheckpointError(f"stands for more than {MOST_VALUES} values")
+        if isinstance(value, _Array):
+            return value.value
+        if isinstance(value, dict):
+            return type(value)((k, self.to_arrays(v)) for k, v in value.items())
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.to_arrays(v) for v in value)
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic)):
+            return value
+        raise CheckpointError(f"holds a {type(value).__name__.lstrip('_')} where none belongs")

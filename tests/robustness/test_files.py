@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import pickle
+import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.checkpoint import CheckpointError, numpy_pickle
 from ga_detectron2.checkpoint.files import read_checkpoint_file
 from ga_detectron2.data.proposal_files import (
     ProposalFileError,
@@ -139,6 +140,30 @@ def test_nothing_in_a_file_of_torch_is_executed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
         read_checkpoint_file(str(tmp_path / "evil.pth"))
     assert not made.exists()
+
+
+@pytest.mark.parametrize("name", ["proposals", "mmdet proposals", "numpy weights"])
+def test_a_few_bytes_that_stand_for_billions_of_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(numpy_pickle, "MOST_VALUES", 1000)
+    values: list = []
+    for _ in range(30):
+        values = [values] * 10
+    (tmp_path / "bomb").write_bytes(pickle.dumps({"ids": values, "blobs": {"a": values}}, 4))
+    with pytest.raises((CheckpointError, ProposalFileError), match="more than 1000 values"):
+        SOURCES[name][1](str(tmp_path / "bomb"))
+
+
+@pytest.mark.parametrize("name", ["proposals", "mmdet proposals", "numpy weights"])
+@pytest.mark.parametrize("put", [b"r\xff\xff\xff\x1f", b"p536870911\n"])
+def test_a_high_number_of_an_object_takes_no_memory(tmp_path: Path, name: str, put: bytes) -> None:
+    """Python's unpickler would fill 8 GiB with zeros."""
+    (tmp_path / "bomb").write_bytes(b"\x80\x02}" + put + b".")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises((CheckpointError, ProposalFileError), match="the number 536870911"):
+        SOURCES[name][1](str(tmp_path / "bomb"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20
 
 
 def test_a_zip_of_something_else(tmp_path: Path) -> None:
