@@ -31,6 +31,7 @@ from ga_detectron2.evaluation import ProposalRecallEvaluator
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .errors import ConfigError
+from .gradients import add_in_order_of_rank
 from .optimizer import build_optimizer
 from .train_loop import build_step
 from .watch import GuidedAnchorWatch
@@ -214,5 +215,8 @@ def with_seed(cfg: CfgNode, seed: int) -> CfgNode:
 def distribute(model: torch.nn.Module) -> torch.nn.Module:
     """``model`` in DistributedDataParallel if there are several processes, on whichever device."""
     if next(model.parameters()).device.type == "cpu":
-        return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+        if comm.get_world_size() > 2:  # Two numbers have only one sum.
+            add_in_order_of_rank(model)
+        return model
     return create_ddp_model(model, broadcast_buffers=False)
