@@ -10,7 +10,7 @@ from .register import (
     register_datasets,
 )
 from .shapes import CLASS_NAMES, ShapesConfig
-from .train_loader import TrainLoader, build_train_loader
+from .train_loader import TrainLoader, build_train_loader, make_train_loader
 
 __all__ = [
     "CLASS_NAMES",
@@ -22,6 +22,7 @@ __all__ = [
     "build_train_loader",
     "check_num_classes",
     "coco_subset",
+    "make_train_loader",
     "parse_dataset_argument",
     "register_datasets",
     "register_embedded_datasets",

@@ -44,7 +44,9 @@ class ModelClasses(NamedTuple):
 def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
     """None for a model without classes (``ProposalNetwork``), or of an unknown architecture."""
     node = _NUM_CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
-    return node and ModelClasses(cfg.MODEL[node].NUM_CLASSES, f"MODEL.{node}.NUM_CLASSES")
+    if node is None:
+        return None
+    return ModelClasses(cfg.MODEL[node].NUM_CLASSES, f"MODEL.{node}.NUM_CLASSES")
 
 
 def check_num_classes(cfg: CfgNode) -> None:

@@ -2,24 +2,34 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import build_detection_train_loader
+from detectron2.data.samplers import TrainingSampler
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ga_detectron2.data import register_datasets
+from ga_detectron2.data import make_train_loader
+from ga_detectron2.data.classes import ModelClasses, check_dataset_classes
+from ga_detectron2.data.seeds import seeded
 from ga_detectron2.modeling import GuidedAnchoring
 
+from .datasets import check_dataset, register_arguments
+from .device import available_device, check_device
 from .errors import ConfigError
-from .run_config import check_dataset
 
-__all__ = ["build_lazy", "check_lazy_run", "load_lazy_config", "use_available_device_lazy"]
+__all__ = [
+    "build_lazy",
+    "build_lazy_train_loader",
+    "check_lazy_run",
+    "load_lazy_config",
+    "use_available_device_lazy",
+]
 
 _ABSENT = object()
 _NEEDED = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
@@ -56,10 +66,7 @@ def load_lazy_config(
             f"{config_file}: a Python config is needed, such as configs/lazy/ga_faster_R_50.py; "
             "YAML files are for tools/train_net.py"
         )
-    try:
-        register_datasets(datasets)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--dataset: {error}") from error
+    register_arguments(datasets)
     try:
         cfg = LazyConfig.load(config_file)
     except Exception as error:  # it is a program, which may fail in any way
@@ -79,11 +86,8 @@ def use_available_device_lazy(cfg: DictConfig) -> str | None:
     Returns:
         A note to log if it was changed.
     """
-    if cfg.train.device.startswith("cuda") and not torch.cuda.is_available():
-        note = f"No CUDA device is available: train.device is 'cpu' instead of '{cfg.train.device}'"
-        cfg.train.device = "cpu"
-        return note
-    return None
+    cfg.train.device, note = available_device("train.device", cfg.train.device)
+    return note
 
 
 def check_lazy_run(cfg: DictConfig, num_processes: int = 1, eval_only: bool = False) -> None:
@@ -97,21 +101,15 @@ def check_lazy_run(cfg: DictConfig, num_processes: int = 1, eval_only: bool = Fa
     Raises:
         ConfigError: with the key, its value, and what would be right.
     """
+    classes = _classes_of_model(cfg)
     for split in ("test",) if eval_only else ("train", "test"):
         key = f"dataloader.{split}.dataset.names"
         for name in _dataset_names(cfg, key):
             check_dataset(key, name)
-            _check_num_classes(cfg, name)
-    if cfg.train.device.startswith("cpu"):
-        if cfg.train.amp.enabled and not eval_only:
-            raise ConfigError(
-                "train.amp.enabled needs a CUDA device, and train.device is 'cpu': set it to false"
-            )
-        if num_processes > 1 and torch.cuda.is_available():
-            raise ConfigError(
-                f"train.device is 'cpu' with {num_processes} processes on a machine with CUDA, "
-                "where detectron2 lets them talk over GPUs: hide these with CUDA_VISIBLE_DEVICES=''"
-            )
+            if classes is not None:
+                _check_classes(name, classes)
+    amp = cfg.train.amp.enabled and not eval_only
+    check_device("train.device", cfg.train.device, num_processes, "train.amp.enabled", amp)
     if eval_only:
         return
     batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
@@ -133,14 +131,64 @@ def build_lazy(cfg: DictConfig, key: str) -> Any:
     Raises:
         ConfigError: its arguments are wrong.
     """
-    try:
+    with _errors_of(key):
         built = instantiate(OmegaConf.select(cfg, key))
-    except _WRONG_ARGUMENTS as error:
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ConfigError(f"{key}: {reason or type(error).__name__}") from error
     if key == "model":
         _check_strides(built)
     return built
+
+
+def build_lazy_train_loader(cfg: DictConfig, seed: int) -> Iterable[Any]:
+    """What ``dataloader.train`` describes, as a stream that any iteration can start from.
+
+    Args:
+        cfg: complete.
+        seed: what chance follows from; the same in all processes.
+
+    Returns:
+        in the place of detectron2's ``build_detection_train_loader`` what
+        :func:`~ga_detectron2.data.make_train_loader` returns; any other loader as it is.
+
+    Raises:
+        ConfigError: its arguments are wrong, or an object is of a class that the model lacks.
+    """
+    key = "dataloader.train"
+    node = OmegaConf.select(cfg, key)
+    if _target(node) is not build_detection_train_loader:
+        return build_lazy(cfg, key)
+
+    def make_sampler(records: Sequence[Any]) -> Iterable[int]:
+        if node.get("sampler") is None:  # detectron2's default
+            return TrainingSampler(len(records))
+        return build_lazy(cfg, f"{key}.sampler")
+
+    with _errors_of(key):
+        with seeded(seed):
+            # Relative interpolations are resolved from where the node is in the config.
+            parts = {
+                name: instantiate(node[name])
+                for name in node
+                if name not in ("_target_", "sampler")
+            }
+        if isinstance(parts["dataset"], list) or node.get("sampler") is not None:
+            with seeded(seed):
+                parts["sampler"] = make_sampler(parts["dataset"])
+        return make_train_loader(parts, seed, make_sampler, _classes_of_model(cfg))
+
+
+def _target(node: DictConfig) -> Any:
+    """What a node of a config is to call."""
+    target = node.get("_target_")
+    return locate(target) if isinstance(target, str) else target
+
+
+@contextmanager
+def _errors_of(key: str) -> Iterator[None]:
+    try:
+        yield
+    except _WRONG_ARGUMENTS as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ConfigError(f"{key}: {reason or type(error).__name__}") from error
 
 
 # ---------------------------------------------------------------------------------------- overrides
@@ -184,9 +232,7 @@ def _is_argument(cfg: DictConfig, key: str) -> bool:
     node = _select(cfg, parent) if parent else _ABSENT
     if not isinstance(node, DictConfig) or "_target_" not in node:
         return False
-    target = node._target_
-    function: Callable[..., Any] = locate(target) if isinstance(target, str) else target
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(_target(node)).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
@@ -232,15 +278,19 @@ def _dataset_names(cfg: DictConfig, key: str) -> list[str]:
     return list(names)
 
 
-def _check_num_classes(cfg: DictConfig, dataset_name: str) -> None:
-    classes = MetadataCatalog.get(dataset_name).get("thing_classes")
+def _classes_of_model(cfg: DictConfig) -> ModelClasses | None:
     for key in ("model.num_classes", "model.roi_heads.num_classes"):
         number = _select(cfg, key)
-        if classes is not None and isinstance(number, int) and number != len(classes):
-            raise ConfigError(
-                f"{key} is {number}, but data set '{dataset_name}' has {len(classes)} classes: set "
-                f"it to {len(classes)}"
-            )
+        if isinstance(number, int):
+            return ModelClasses(number, key)
+    return None
+
+
+def _check_classes(dataset_name: str, classes: ModelClasses) -> None:
+    try:
+        check_dataset_classes(dataset_name, classes)
+    except ValueError as error:
+        raise ConfigError(error) from error
 
 
 def _check_strides(model: nn.Module) -> None:

@@ -1,24 +1,24 @@
 """From the command line to a configuration that a run can start with, or what is wrong with it."""
 
 import difflib
-import os
 from collections.abc import Iterator, Sequence
 
-import torch
 import yaml  # type: ignore[import-untyped]
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
 from ga_detectron2.config import add_ga_config
-from ga_detectron2.data import check_num_classes, register_datasets
+from ga_detectron2.data import check_num_classes
 
 from .config_file import check_config_file
+from .datasets import check_dataset, is_missing, register_arguments
+from .device import available_device, check_device
 from .errors import ConfigError
 from .optimizer import FULL_MODEL
 from .run_values import check_values
 
-__all__ = ["check_dataset", "check_run", "load_config", "use_available_device"]
+__all__ = ["check_run", "load_config", "use_available_device"]
 
 NUM_COCO_KEYPOINTS = 17
 
@@ -40,10 +40,7 @@ def load_config(
     add_ga_config(cfg)
     if not config_file:
         raise ConfigError("--config-file is missing; name one, such as configs/ga_faster_R_50.yaml")
-    try:
-        register_datasets(datasets)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--dataset: {error}") from error
+    register_arguments(datasets)
     check_config_file(config_file)
     try:
         cfg.merge_from_file(config_file, allow_unsafe=False)
@@ -72,11 +69,8 @@ def use_available_device(cfg: CfgNode) -> str | None:
     Returns:
         A note to log if it was changed.
     """
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        note = f"No CUDA device is available: MODEL.DEVICE is 'cpu' instead of '{cfg.MODEL.DEVICE}'"
-        cfg.MODEL.DEVICE = "cpu"
-        return note
-    return None
+    cfg.MODEL.DEVICE, note = available_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
+    return note
 
 
 def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> None:
@@ -99,7 +93,8 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
     except ValueError as error:
         raise ConfigError(error) from error
     _check_roi_heads(cfg)
-    _check_device(cfg, num_processes)
+    amp = cfg.SOLVER.AMP.ENABLED
+    check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, num_processes, "SOLVER.AMP.ENABLED", amp)
     if not eval_only:
         _check_solver(cfg, num_processes)
     _check_augmented_test(cfg)
@@ -123,40 +118,8 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
                 "needs one for each, see tools/dump_proposals.py"
             )
         for file in files:
-            if _is_missing(file):
+            if is_missing(file):
                 raise ConfigError(f"{key}: there is no file '{file}'")
-
-
-def check_dataset(key: str, name: str) -> None:
-    """Refuse a data set that is not registered, or whose annotations are missing.
-
-    Args:
-        key: of the configuration, to be named.
-        name: of the data set.
-
-    Raises:
-        ConfigError: see above.
-    """
-    if not isinstance(name, str):
-        raise ConfigError(f"{key}: {name!r} must be the name of a data set")
-    if name not in DatasetCatalog:
-        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-        raise ConfigError(
-            f"{key}: there is no data set '{name}'"
-            + (f", did you mean '{close[0]}'?" if close else "")
-            + "; register one with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
-        )
-    json_file = MetadataCatalog.get(name).get("json_file", "")
-    if json_file and _is_missing(json_file):
-        raise ConfigError(
-            f"{key}: the annotations of '{name}' are not at '{json_file}'; set the environment "
-            "variable DETECTRON2_DATASETS to the folder of detectron2's data sets, or name your "
-            "own with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
-        )
-
-
-def _is_missing(path: str) -> bool:
-    return "://" not in path and not os.path.isfile(path)
 
 
 def _check_roi_heads(cfg: CfgNode) -> None:
@@ -198,20 +161,6 @@ def _check_keypoints(cfg: CfgNode, dataset_name: str) -> None:
         raise ConfigError(
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {number} keypoints; it needs "
             "one for each, such as 0.05 (only COCO's 17 have known ones)"
-        )
-
-
-def _check_device(cfg: CfgNode, num_processes: int) -> None:
-    if not cfg.MODEL.DEVICE.startswith("cpu"):
-        return
-    if cfg.SOLVER.AMP.ENABLED:
-        raise ConfigError(
-            "SOLVER.AMP.ENABLED needs a CUDA device, and MODEL.DEVICE is 'cpu': set it to False"
-        )
-    if num_processes > 1 and torch.cuda.is_available():
-        raise ConfigError(
-            f"MODEL.DEVICE is 'cpu' with {num_processes} processes on a machine with CUDA, where "
-            "detectron2 lets them talk over GPUs: hide these with CUDA_VISIBLE_DEVICES=''"
         )
 
 

@@ -24,22 +24,21 @@ from detectron2.utils.logger import setup_logger
 from torch.utils.data import DataLoader
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.data import TrainLoader, build_train_loader
+from ga_detectron2.data import ClassError, build_train_loader
 from ga_detectron2.data.images import NamingDatasetMapper
-from ga_detectron2.data.seeds import derive_seed, seed_all
 from ga_detectron2.evaluation import ProposalRecallEvaluator
-from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .errors import ConfigError
 from .gradients import add_in_order_of_rank
 from .optimizer import build_optimizer
+from .resumable import ResumableTraining, seed_or_chance
 from .train_loop import build_step
-from .watch import GuidedAnchorWatch
+from .watch import watch_guided_anchors
 
 __all__ = ["GATrainer"]
 
 
-class GATrainer(DefaultTrainer):
+class GATrainer(ResumableTraining, DefaultTrainer):
     """A :class:`DefaultTrainer` with
 
     - gradients clipped over the whole model (``SOLVER.CLIP_GRADIENTS.CLIP_TYPE: full_model``),
@@ -48,8 +47,7 @@ class GATrainer(DefaultTrainer):
     - COCO's scores for boxes, and average recall for the proposals of a ``ProposalNetwork``,
     - several processes without a GPU,
     - what guided anchors do, as numbers and pictures (:class:`GuidedAnchorWatch`),
-    - a training that is cut off and resumed like one that is not: what chance does in an iteration
-      follows from the seed, the iteration and the process, and the checkpoint has the seed.
+    - a training that is cut off and resumed like one that is not (:class:`ResumableTraining`).
     """
 
     def __init__(self, cfg: CfgNode):
@@ -67,63 +65,31 @@ class GATrainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger(distributed_rank=comm.get_rank())
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        self._seed_is_chosen = cfg.SEED >= 0
-        if not self._seed_is_chosen:
-            cfg = with_seed(cfg, comm.shared_random_seed())
+        self.seed, self.seed_is_chosen = seed_or_chance(cfg.SEED), cfg.SEED >= 0
+        cfg = with_seed(cfg, self.seed)
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg)
+        try:
+            data_loader = self.build_train_loader(cfg)
+        except ClassError as error:
+            raise ConfigError(error) from error
         self._trainer = build_step(cfg, distribute(model), data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = GACheckpointer(
             self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
+        self.initial_weights = cfg.MODEL.WEIGHTS
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
-        """As :meth:`DefaultTrainer.resume_or_load`; the main process's checkpoint counts."""
-        super().resume_or_load(resume)
-        self.start_iter = comm.all_gather(self.start_iter)[0]
-
-    def train(self) -> OrderedDict[str, Any] | None:
-        """As :meth:`DefaultTrainer.train`, with the data of the iteration that it starts from."""
-        if isinstance(self.data_loader, TrainLoader):
-            self.data_loader.seek(self.cfg.SEED, self.start_iter)
-        elif self.start_iter > 0:
-            logging.getLogger(__name__).warning(
-                "The training data start anew: a resumed training is not that which was cut off"
-            )
-        if self.start_iter == self.max_iter:
-            # Cut off after the last iteration's checkpoint, but before the final one.
-            self.checkpointer.save("model_final", iteration=self.iter)
-        return super().train()
-
-    def run_step(self) -> None:
-        """As :meth:`DefaultTrainer.run_step`, with random numbers of this iteration."""
-        seed_all(derive_seed(self.cfg.SEED, self.iter, comm.get_rank()))
-        super().run_step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """As :meth:`DefaultTrainer.state_dict`, with the ``seed`` that chance follows from."""
-        return {**super().state_dict(), "seed": self.cfg.SEED}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the seed of ``state_dict`` if ``SEED`` does not ask for another one."""
-        super().load_state_dict(state_dict)
-        if not self._seed_is_chosen:
-            self.cfg = with_seed(self.cfg, state_dict.get("seed", self.cfg.SEED))
-
     def build_hooks(self) -> list[HookBase]:
         """As :meth:`DefaultTrainer.build_hooks`, with :class:`GuidedAnchorWatch`."""
         hooks = super().build_hooks()
-        model = self._trainer.model
-        if any(isinstance(m, GuidedAnchoring) for m in model.modules()):
-            # Before the writers, which come last.
-            hooks.insert(1, GuidedAnchorWatch(model, vis_period=self.cfg.VIS_PERIOD))
+        # Before the writers, which come last.
+        hooks[1:1] = watch_guided_anchors(self._trainer.model, self.cfg.VIS_PERIOD)
         return hooks
 
     @classmethod
@@ -212,11 +178,20 @@ def with_seed(cfg: CfgNode, seed: int) -> CfgNode:
     return cfg
 
 
-def distribute(model: torch.nn.Module) -> torch.nn.Module:
-    """``model`` in DistributedDataParallel if there are several processes, on whichever device."""
-    if next(model.parameters()).device.type == "cpu":
-        model = create_ddp_model(model, broadcast_buffers=False, device_ids=None)
-        if comm.get_world_size() > 2:  # Two numbers have only one sum.
-            add_in_order_of_rank(model)
-        return model
-    return create_ddp_model(model, broadcast_buffers=False)
+def distribute(
+    model: torch.nn.Module, broadcast_buffers: bool = False, **keys: Any
+) -> torch.nn.Module:
+    """``model`` in DistributedDataParallel if there are several processes, on whichever device.
+
+    Args:
+        model: on its device.
+        broadcast_buffers, keys: of detectron2's ``create_ddp_model``.
+    """
+    keys["broadcast_buffers"] = broadcast_buffers
+    if next(model.parameters()).device.type != "cpu":
+        return create_ddp_model(model, **keys)
+    model = create_ddp_model(model, **{**keys, "device_ids": None})
+    # Two numbers have only one sum; a model takes one such hook.
+    if comm.get_world_size() > 2 and not keys.get("fp16_compression"):
+        add_in_order_of_rank(model)
+    return model

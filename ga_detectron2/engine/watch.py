@@ -18,7 +18,7 @@ from ga_detectron2.modeling.guided_anchoring import (
     record_guided_anchors,
 )
 
-__all__ = ["GuidedAnchorWatch"]
+__all__ = ["GuidedAnchorWatch", "watch_guided_anchors"]
 
 SCALARS = (
     "kept_share",
@@ -32,6 +32,17 @@ SCALARS = (
 
 LEAST_SIDE = 640
 """Pixels of the longer side of a picture, to which smaller ones are enlarged."""
+
+
+def watch_guided_anchors(model: nn.Module, vis_period: int = 0) -> list[HookBase]:
+    """A :class:`GuidedAnchorWatch` for a model with guided anchors, and nothing for another.
+
+    Args:
+        model, vis_period: see there.
+    """
+    if any(isinstance(m, GuidedAnchoring) for m in model.modules()):
+        return [GuidedAnchorWatch(model, vis_period=vis_period)]
+    return []
 
 
 class GuidedAnchorWatch(HookBase):

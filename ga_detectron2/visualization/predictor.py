@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,8 @@ from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import check_num_classes
-from ga_detectron2.engine import ConfigError, load_config, use_available_device
+from ga_detectron2.engine import ConfigError
+from ga_detectron2.engine.trained_model import find_weights, read_trained_config
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
@@ -49,34 +49,6 @@ class Prediction(NamedTuple):
     input_size: tuple[int, int]
 
 
-def find_weights(cfg: CfgNode, overrides: Sequence[str] = ()) -> str:
-    """The weights that a user means: those named on the command line, or the last of the run.
-
-    Args:
-        cfg: complete.
-        overrides: keys and values in turn, as given on the command line.
-
-    Returns:
-        ``MODEL.WEIGHTS`` if it is among ``overrides``, or else the last checkpoint in
-        ``OUTPUT_DIR``, or else the ``MODEL.WEIGHTS`` of the configuration file.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    if "MODEL.WEIGHTS" in overrides[::2] and cfg.MODEL.WEIGHTS:
-        return str(cfg.MODEL.WEIGHTS)
-    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if os.path.isfile(pointer):
-        with open(pointer, encoding="utf-8") as file:
-            return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
-    if cfg.MODEL.WEIGHTS:
-        return str(cfg.MODEL.WEIGHTS)
-    raise ConfigError(
-        f"there are no weights: OUTPUT_DIR '{cfg.OUTPUT_DIR}' holds no checkpoint and "
-        "MODEL.WEIGHTS is empty; train first, or add: MODEL.WEIGHTS path/to/model_final.pth"
-    )
-
-
 def load_predictor(
     config_file: str,
     overrides: Sequence[str] = (),
@@ -93,11 +65,12 @@ def load_predictor(
         ConfigError: the configuration is wrong, or no weights are found.
         CheckpointError: the weights cannot be loaded.
     """
-    cfg = load_config(config_file, overrides, datasets)
-    note = use_available_device(cfg)
+    if weights:
+        overrides = [*overrides, "MODEL.WEIGHTS", weights]
+    cfg, note = read_trained_config(config_file, overrides, datasets)
     if note:
         logger.warning(note)
-    return GuidedPredictor(cfg, weights or find_weights(cfg, overrides))
+    return GuidedPredictor(cfg)
 
 
 class GuidedPredictor:

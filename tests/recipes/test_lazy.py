@@ -3,19 +3,27 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.config import CfgNode, instantiate
-from detectron2.data import DatasetMapper
+from detectron2.config import CfgNode, LazyCall, instantiate
+from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, ListConfig
 
-from ga_detectron2.engine import ConfigError, load_config
-from ga_detectron2.engine.lazy_config import build_lazy, check_lazy_run, load_lazy_config
+from ga_detectron2.data import register_datasets
+from ga_detectron2.engine import ConfigError, lazy_trainer, load_config
+from ga_detectron2.engine.lazy_config import (
+    build_lazy,
+    build_lazy_train_loader,
+    check_lazy_run,
+    load_lazy_config,
+)
+from tests.engine.test_resume import CutOffError, assert_same
 from tests.recipes.runs import (
     CONFIGS,
     GA_LOSSES,
@@ -223,12 +231,138 @@ def test_two_iterations(
 
     capfd.readouterr()
     script.main(lazy_arguments(name, "--resume", "train.max_iter=3", "optimizer.lr=0.0001"))
-    assert "Starting training from iteration 2" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "Starting training from iteration 2" in printed
+    assert f"Everything that was written is in {output}" in printed
     weights = f"train.init_checkpoint={output / 'model_final.pth'}"
     script.main(lazy_arguments(name, "--eval-only", weights))
     printed = capfd.readouterr().out
     assert "Starting training" not in printed
     assert "copypaste: Task: proposal_recall" in printed
+
+
+RESUMED = (
+    "train.checkpointer.period=2",
+    "train.max_iter=7",
+    "train.log_period=2",
+    "optimizer.lr=0.01",
+    "lr_multiplier.warmup_length=0.5",
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[48,56,64]",
+)
+
+
+@pytest.fixture
+def train(script, lazy_arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Train, or resume, until an iteration fails; what the last checkpoint holds."""
+
+    def train(folder: str, name: str, *overrides: str, stop_in: int | None = None) -> dict:
+        output = tmp_path / folder
+        with monkeypatch.context() as patch:
+            run_step = lazy_trainer.LazyTrainer.run_step
+
+            def step(trainer: lazy_trainer.LazyTrainer) -> None:
+                if trainer.iter == stop_in:
+                    raise CutOffError
+                run_step(trainer)
+
+            patch.setattr(lazy_trainer.LazyTrainer, "run_step", step)
+            keys = [*RESUMED, f"train.output_dir={output}", *overrides]
+            try:
+                script.main(lazy_arguments(name, "--resume", *keys))
+            except CutOffError:
+                assert stop_in is not None
+        last = (output / "last_checkpoint").read_text()
+        return torch.load(output / last, weights_only=True)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "name", ["ga_rpn_R_50", pytest.param("ga_retinanet_R_50", marks=pytest.mark.slow)]
+)
+def test_a_training_that_was_cut_off_is_that_which_was_not(train: Callable, name: str) -> None:
+    whole = train("whole", name)
+    assert whole["iteration"] == 6
+    cut = train("cut", name, stop_in=5)
+    assert cut["iteration"] == 3
+    assert_same(train("cut", name), whole)
+    other = train("other", name, "train.seed=2")
+    key = next(k for k in whole["model"] if k.endswith("fpn_output3.weight"))
+    assert not torch.equal(other["model"][key], whole["model"][key])
+
+
+@pytest.mark.slow
+def test_without_a_seed_the_checkpoint_has_one(train: Callable) -> None:
+    name, unknown = "ga_rpn_R_50", "train.seed=-1"
+    seed = train("cut", name, unknown, stop_in=3)["trainer"]["seed"]
+    assert train("cut", name, unknown)["trainer"]["seed"] == seed
+    assert train("other", name, unknown, stop_in=3)["trainer"]["seed"] != seed
+
+
+# As detectron2's own users have them: no seed, no clipping, its own mapper.
+DETECTRON2S = """
+from detectron2 import model_zoo
+from detectron2.config import LazyCall as L
+from detectron2.layers import ShapeSpec
+from tests.recipes.runs import narrow_backbone
+
+model = model_zoo.get_config("common/models/retinanet.py").model
+model.backbone = L(narrow_backbone)(config="ga_retinanet_R_50")
+model.head.input_shape = [ShapeSpec(channels=32)] * 5
+model.head.conv_dims = [32]
+model.num_classes = {classes}
+dataloader = model_zoo.get_config("common/data/coco.py").dataloader
+dataloader.train.mapper.use_instance_mask = False
+dataloader.train.num_workers = dataloader.test.num_workers = 0
+dataloader.train.total_batch_size = 2
+for split in ("train", "test"):
+    dataloader[split].dataset.names = "{data}"
+    dataloader[split].mapper.augmentations[0].max_size = 64
+optimizer = model_zoo.get_config("common/optim.py").SGD
+lr_multiplier = model_zoo.get_config("common/coco_schedule.py").lr_multiplier_1x
+train = model_zoo.get_config("common/train.py").train
+train.update(max_iter=2, output_dir="{output}", device="cpu")
+"""
+
+
+def test_a_config_of_detectron2s_own_runs(
+    script, shapes_with_parts: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    register_datasets([shapes_with_parts])
+    file, output = tmp_path / "own.py", tmp_path / "own"
+    file.write_text(DETECTRON2S.format(classes=1, data="ga_parts", output=output))
+    script.main(["--config-file", str(file), "--resume"])
+    assert set(losses(output)) == {"loss_cls", "loss_box_reg"}
+    seed = torch.load(output / "model_final.pth", weights_only=True)["trainer"]["seed"]
+    script.main(["--config-file", str(file), "--resume", "train.max_iter=3"])
+    state = torch.load(output / "model_final.pth", weights_only=True)
+    assert (state["iteration"], state["trainer"]["seed"]) == (2, seed)
+    assert "start anew" not in capfd.readouterr().out
+
+
+def test_a_class_too_many_is_told_before_training(script, tmp_path: Path) -> None:
+    name = "ga_unnamed_classes"
+    annotation = {"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 4}
+    record = {"file_name": "cat.png", "image_id": 0, "width": 9, "height": 9}
+    DatasetCatalog.register(name, lambda: [{**record, "annotations": [annotation]}])
+    file = tmp_path / "own.py"
+    file.write_text(DETECTRON2S.format(classes=4, data=name, output=tmp_path / "own"))
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--config-file", str(file)])
+    DatasetCatalog.remove(name)
+    assert str(stop.value.code) == (
+        "lazyconfig_train_net.py: error: dataloader.train: cat.png: an object is of class 4 "
+        "(category_id), but model.num_classes is 4: classes must be from 0 to 3"
+    )
+
+
+def test_a_loader_of_ones_own_is_taken_as_it_is() -> None:
+    cfg = load("ga_rpn_R_50")
+    cfg.dataloader.train = LazyCall(list)(iterable=[1, 2])
+    with pytest.raises(ConfigError, match=r"dataloader\.train: list\(\) takes no keyword"):
+        build_lazy_train_loader(cfg, 1)
+    cfg.dataloader.train = LazyCall(SimpleNamespace)(a=1)
+    assert build_lazy_train_loader(cfg, 1) == SimpleNamespace(a=1)
 
 
 def test_gradients_are_clipped_over_the_whole_model(
@@ -238,7 +372,7 @@ def test_gradients_are_clipped_over_the_whole_model(
     start: dict[str, torch.Tensor] = {}
     moved: list[float] = []
 
-    class Trainer(script.GASimpleTrainer):
+    class Trainer(lazy_trainer.LazyTrainer):
         def train(self, start_iter: int, max_iter: int) -> None:
             start.update({n: p.detach().clone() for n, p in self.model.named_parameters()})
             self.run_one()
@@ -250,7 +384,7 @@ def test_gradients_are_clipped_over_the_whole_model(
             parts = [(p - start[n]).flatten() for n, p in self.model.named_parameters()]
             moved.append(torch.cat(parts).norm().item())
 
-    monkeypatch.setattr(script, "GASimpleTrainer", Trainer)
+    monkeypatch.setattr(lazy_trainer, "LazyTrainer", Trainer)
     script.main(
         lazy_arguments(
             "ga_rpn_R_50",

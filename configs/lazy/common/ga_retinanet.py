@@ -8,14 +8,21 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from ga_detectron2.modeling import (
     GARetinaNet,
     GARetinaNetHead,
-    GuidedAnchoring,
     LastLevelP6P7WithoutReLU,
     MatchRule,
 )
 
+from .guided_anchoring import guided_anchoring
+
 _retinanet = model_zoo.get_config("common/models/retinanet.py").model
 _retinanet.backbone.bottom_up.freeze_at = 2
 _retinanet.backbone.top_block._target_ = LastLevelP6P7WithoutReLU
+
+guided_anchoring.strides = [8, 16, 32, 64, 128]
+guided_anchoring.base_scale = 4
+guided_anchoring.shape_weights = [1.0, 1.0]
+guided_anchoring.shape_rule.thresholds = [0.4, 0.5]
+guided_anchoring.shape_rule.min_positive_iou = 0.4
 
 model = L(GARetinaNet)(
     backbone=_retinanet.backbone,
@@ -28,22 +35,7 @@ model = L(GARetinaNet)(
         deform_groups=4,
     ),
     head_in_features=["p3", "p4", "p5", "p6", "p7"],
-    guided_anchoring=L(GuidedAnchoring)(
-        strides=[8, 16, 32, 64, 128],
-        base_scale=4,
-        scales_per_octave=3,
-        aspect_ratios=[0.5, 1.0, 2.0],
-        center_ratio=0.2,
-        ignore_ratio=0.5,
-        shape_weights=[1.0, 1.0],
-        shape_rule=L(MatchRule)(thresholds=[0.4, 0.5], labels=[0, -1, 1], min_positive_iou=0.4),
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        loc_filter_thresh=0.01,
-        loc_loss_weight=1.0,
-        shape_loss_weight=1.0,
-        shape_loss_beta=0.2,
-    ),
+    guided_anchoring=guided_anchoring,
     # The best anchor of a box is positive at any IoU.
     box_rule=L(MatchRule)(thresholds=[0.5], labels=[0, 1], min_positive_iou=0.0),
     box2box_transform=L(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),

@@ -5,35 +5,23 @@ from detectron2.config import LazyCall as L
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch import ProposalNetwork
 
-from ga_detectron2.modeling import (
-    GuidedAnchoring,
-    GuidedAnchorRPN,
-    GuidedAnchorRPNHead,
-    MatchRule,
-)
+from ga_detectron2.modeling import GuidedAnchorRPN, GuidedAnchorRPNHead, MatchRule
+
+from .guided_anchoring import guided_anchoring
 
 _mask_rcnn = model_zoo.get_config("common/models/mask_rcnn_fpn.py").model
 _mask_rcnn.backbone.bottom_up.freeze_at = 2
 
+guided_anchoring.strides = [4, 8, 16, 32, 64]
+guided_anchoring.base_scale = 8
+guided_anchoring.shape_weights = [1 / 0.14, 1 / 0.14]
+guided_anchoring.shape_rule.thresholds = [0.3, 0.7]
+guided_anchoring.shape_rule.min_positive_iou = 0.3
+
 proposal_generator = L(GuidedAnchorRPN)(
     in_features=["p2", "p3", "p4", "p5", "p6"],
     head=L(GuidedAnchorRPNHead)(in_channels=256, conv_dims=[-1], deform_groups=4),
-    guided_anchoring=L(GuidedAnchoring)(
-        strides=[4, 8, 16, 32, 64],
-        base_scale=8,
-        scales_per_octave=3,
-        aspect_ratios=[0.5, 1.0, 2.0],
-        center_ratio=0.2,
-        ignore_ratio=0.5,
-        shape_weights=[1 / 0.14, 1 / 0.14],
-        shape_rule=L(MatchRule)(thresholds=[0.3, 0.7], labels=[0, -1, 1], min_positive_iou=0.3),
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        loc_filter_thresh=0.01,
-        loc_loss_weight=1.0,
-        shape_loss_weight=1.0,
-        shape_loss_beta=0.2,
-    ),
+    guided_anchoring=guided_anchoring,
     box_rule=L(MatchRule)(thresholds=[0.3, 0.7], labels=[0, -1, 1], min_positive_iou=0.3),
     box2box_transform=L(Box2BoxTransform)(
         weights=[14.285714285714286, 14.285714285714286, 9.090909090909092, 9.090909090909092]

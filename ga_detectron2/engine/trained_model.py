@@ -1,0 +1,96 @@
+"""A model with trained weights, as a command line names it."""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from ga_detectron2.checkpoint import GACheckpointer
+
+from .errors import ConfigError
+from .run_config import check_run, load_config, use_available_device
+from .trainer import GATrainer
+
+__all__ = ["TrainedModel", "find_weights", "load_trained_model", "read_trained_config"]
+
+# What a training starts from, and no trained model.
+_BACKBONE = re.compile(r".*/ImageNetPretrained/.*|ga://resn.*")
+
+
+class TrainedModel(NamedTuple):
+    """Attributes: cfg: with ``MODEL.WEIGHTS`` as loaded; model: in evaluation; note: to log."""
+
+    cfg: CfgNode
+    model: nn.Module
+    note: str | None
+
+
+def load_trained_model(
+    config_file: str,
+    overrides: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    has_data: bool = True,
+) -> TrainedModel:
+    """Build the model of a configuration and load its weights, see :func:`find_weights`.
+
+    Args:
+        config_file, overrides, datasets: as of :func:`.load_config`.
+        has_data: whether ``DATASETS.TEST`` is needed, and is to be checked.
+
+    Raises:
+        ConfigError: the configuration is wrong, or no weights are found.
+        CheckpointError: the weights cannot be loaded.
+    """
+    cfg, note = read_trained_config(config_file, overrides, datasets)
+    if has_data:
+        check_run(cfg, eval_only=True)
+    model = GATrainer.build_model(cfg).eval()
+    GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return TrainedModel(cfg, model, note)
+
+
+def read_trained_config(
+    config_file: str, overrides: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> tuple[CfgNode, str | None]:
+    """The configuration of :func:`load_trained_model`, and a note to log on its device.
+
+    Raises:
+        ConfigError: it is wrong, or no weights are found.
+    """
+    cfg = load_config(config_file, overrides, datasets)
+    note = use_available_device(cfg)
+    cfg.MODEL.WEIGHTS = find_weights(cfg, overrides)
+    return cfg, note
+
+
+def find_weights(cfg: CfgNode, overrides: Sequence[str] = ()) -> str:
+    """The weights that a user means: those named on the command line, or the last of the run.
+
+    Args:
+        cfg: complete.
+        overrides: keys and values in turn, as given on the command line.
+
+    Returns:
+        ``MODEL.WEIGHTS`` if it is among ``overrides``, or else the last checkpoint in
+        ``OUTPUT_DIR``, or else the ``MODEL.WEIGHTS`` of the configuration file.
+
+    Raises:
+        ConfigError: there are none, or only those of a backbone that a training starts from.
+    """
+    weights = str(cfg.MODEL.WEIGHTS)
+    if weights and "MODEL.WEIGHTS" in overrides[::2]:
+        return weights
+    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if os.path.isfile(pointer):
+        with open(pointer, encoding="utf-8") as file:
+            return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    if weights and not _BACKBONE.fullmatch(weights):
+        return weights
+    found = f"a backbone alone ({weights})" if weights else "empty"
+    raise ConfigError(
+        f"there are no weights: OUTPUT_DIR '{cfg.OUTPUT_DIR}' holds no checkpoint and "
+        f"MODEL.WEIGHTS is {found}; train first, or set MODEL.WEIGHTS path/to/model_final.pth"
+    )

@@ -1,0 +1,116 @@
+"""What ``train_net.py`` and ``lazyconfig_train_net.py`` have in common."""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from .command_line import add_dataset, errors_in_one_line
+from .errors import ConfigError
+from .processes import exit_once, run_processes, share_threads, use_torchrun
+
+__all__ = ["Run", "TrainingTool", "make_training_parser"]
+
+_HELP = {
+    "--resume": "go on from the last checkpoint in the output folder, as if the training had not "
+    "been cut off; where there is none, start from the beginning",
+    "--eval-only": "score the weights on the test sets; train nothing",
+    "--num-gpus": "processes on this machine, one a GPU, or on the CPU without one (default: 1)",
+    "--num-machines": "machines (default: 1)",
+    "--machine-rank": "number of this machine, from 0 (default: 0)",
+    "--dist-url": "tcp://HOST:PORT of the first machine, where there are several "
+    "(default: this machine)",
+}
+
+
+class Run(NamedTuple):
+    """A configuration that a run can start with.
+
+    Attributes:
+        cfg: complete and checked.
+        output_dir: where all that is written goes.
+        device: of the model.
+        note: to log.
+    """
+
+    cfg: Any
+    output_dir: str
+    device: str
+    note: str | None
+
+
+class TrainingTool(NamedTuple):
+    """A script that trains and scores. Its functions are found by their names in it.
+
+    Attributes:
+        name: of the script.
+        prepare: reads and checks the configuration; every process does so.
+        evaluate: scores weights.
+        train: trains.
+    """
+
+    name: str
+    prepare: Callable[[argparse.Namespace], Run]
+    evaluate: Callable[[Any, argparse.Namespace], Any]
+    train: Callable[[Any, argparse.Namespace], Any]
+
+    def start(self, args: argparse.Namespace) -> None:
+        """Train, or score with ``--eval-only``, in the processes that ``args`` ask for.
+
+        Args:
+            args: of :func:`make_training_parser`.
+
+        Raises:
+            SystemExit: with one line, for what a user can put right.
+        """
+        try:
+            use_torchrun(args)
+            self.prepare(args)  # Before any process is started: a mistake is then reported once.
+            run_processes(functools.partial(_work, self), args)
+        except ConfigError as error:
+            exit_once(f"{self.name}: error: {error}")
+
+
+def _work(tool: TrainingTool, args: argparse.Namespace) -> None:
+    """What every process does."""
+    run = tool.prepare(args)
+    default_setup(run.cfg, args)
+    logger = setup_logger(run.output_dir, comm.get_rank(), name="ga_detectron2")
+    if run.note:
+        logger.warning(run.note)
+    if run.device == "cpu":
+        share_threads()
+    with errors_in_one_line(tool.name, FloatingPointError):
+        (tool.evaluate if args.eval_only else tool.train)(run.cfg, args)
+    logger.info(f"Everything that was written is in {run.output_dir}")
+
+
+def make_training_parser(
+    description: str | None, epilog: str, config_file: str, overrides: str, use: str
+) -> argparse.ArgumentParser:
+    """detectron2's ``default_argument_parser`` with ``--dataset``.
+
+    Args:
+        description: a script's docstring.
+        epilog: examples.
+        config_file, overrides: help on ``--config-file`` and on what comes last.
+        use: as of :func:`.add_dataset`.
+    """
+    parser = default_argument_parser(epilog=epilog)
+    parser.description = description
+    add_dataset(parser, use)
+    help_of = {**_HELP, "--config-file": config_file, "opts": overrides}
+    # argparse has no public way to change the help of another parser's arguments.
+    for action in parser._actions:
+        name = action.option_strings[0] if action.option_strings else action.dest
+        if name in help_of:
+            action.help = help_of[name]
+            if action.type is int:
+                action.metavar = "N"
+            elif name in ("--dist-url", "opts"):
+                action.metavar = "URL" if name == "--dist-url" else "KEY VALUE"
+    return parser
