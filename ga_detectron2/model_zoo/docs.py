@@ -15,8 +15,8 @@ _BEGINNING = """\
 ga_detectron2/model_zoo/docs.py, or the table in published.py, instead. -->
 
 The models that MMDetection has trained on COCO train2017 and published. Scores (on val2017, in
-percent), memory (in training) and speed are what MMDetection reports; they have not been measured with
-this package, which `tools/reproduce.py` does. The weights are MMDetection's files, which are
+percent), memory (in training) and speed are what MMDetection reports; they have not been measured
+with this package, which `tools/reproduce.py` does. The weights are MMDetection's files, which are
 converted when they are loaded.
 
 ```sh

@@ -156,7 +156,7 @@ class GuidedPredictor:
 
 
 def _dataset_of_names(cfg: CfgNode) -> str:
-    """The data set whose names of classes the model's are: none if it has more of them, or fewer."""
+    """The data set that names the model's classes; no real one if their numbers differ."""
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     if not names:
         return "__unused"
