@@ -39,6 +39,12 @@ from ga_detectron2.data.check import (
     take_objects,
 )
 from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.engine.command_line import (
+    add_overrides,
+    at_least,
+    errors_in_one_line,
+    make_parser,
+)
 from ga_detectron2.model_zoo import get_config_file
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
@@ -47,9 +53,7 @@ DEFAULT_OUTPUT = "output/check_dataset"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "dataset",
         metavar="DATASET",
@@ -58,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="of the model whose input size, levels and squares count "
+        help="YAML configuration of the model whose input size, levels and squares count "
         f"(default: configs/{DEFAULT_CONFIG}.yaml)",
     )
     parser.add_argument(
@@ -68,22 +72,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="how to check image files: read all of each, read headers alone, or not at all "
         "(default: full)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything there as well")
+    parser.add_argument("--json", metavar="FILE", help="write everything to this file as well")
     parser.add_argument(
         "--draw",
-        type=int,
+        type=at_least(0),
         default=0,
         metavar="N",
-        help="draw N images with their location and shape targets, and a plot of all shapes",
+        help="draw N images with their location and shape targets, and a plot of all shapes "
+        "(default: none)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help=f"where pictures go (default: {DEFAULT_OUTPUT}/NAME)"
+        "--output",
+        metavar="DIR",
+        help=f"folder for the pictures (default: {DEFAULT_OUTPUT}/NAME)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
-    args = parser.parse_intermixed_args(argv)
-    if args.draw < 0:
-        parser.error(f"--draw must be at least 0, not {args.draw}")
-    return args
+    add_overrides(parser)
+    return parser.parse_intermixed_args(argv)
 
 
 def bar(description: str, unit: str, total: int | None = None) -> Callable[[Any], Iterable[Any]]:
@@ -169,7 +173,7 @@ def draw(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with errors_in_one_line("check_dataset.py"):
         settings = read_settings(args)
         data, findings, shapes = check(args, settings)
         print(f"{format_findings(findings)}\n\n{format_shapes(shapes)}\n")
@@ -178,8 +182,6 @@ def main(argv: list[str] | None = None) -> None:
             print(f"check_dataset.py: everything is in {args.json}")
         if (args.draw or args.output) and shapes["objects"]:
             print(f"check_dataset.py: {draw(args, data, settings)}")
-    except (ConfigError, OSError) as error:
-        sys.exit(f"check_dataset.py: error: {error}")
     errors = findings.count(ERROR)
     if errors:
         sys.exit(f"check_dataset.py: {number_of(errors, 'error')}: mend before training")

@@ -1,41 +1,53 @@
 #!/usr/bin/env python
 """Check a JSON of detections before it goes to COCO's evaluation server, and zip it.
 
+    tools/check_results.py output/inference/coco_instances_results.json \\
+        --annotations image_info_test-dev2017.json --zip detections_test-dev2017_GA_results.zip
+
 Every detection must have an image and a category of the data set, a box with a width and a height,
-and a score; an image may have 100 of them; and pycocotools must load the file. --annotations is the
-COCO JSON of the images, for test-dev image_info_test-dev2017.json. --zip writes what is uploaded.
+and a score; an image may have 100 of them; and pycocotools must load the file. The exit status is 1
+if anything is wrong.
 """
 
 import argparse
-import sys
 
+from ga_detectron2.engine.command_line import errors_in_one_line, make_parser
 from ga_detectron2.evaluation.coco_results import ResultsError, check_results, zip_results
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", metavar="RESULTS.json", help="coco_instances_results.json")
-    parser.add_argument("--annotations", required=True, metavar="FILE.json", help="of the images")
+    parser = make_parser(__doc__)
     parser.add_argument(
-        "--zip", metavar="FILE.zip", help="write detections_test-dev2017_NAME_results.zip"
+        "results",
+        metavar="RESULTS.json",
+        help="detections in COCO's format, such as inference/coco_instances_results.json of a run",
+    )
+    parser.add_argument(
+        "--annotations",
+        required=True,
+        metavar="FILE.json",
+        help="COCO JSON of the images, for test-dev image_info_test-dev2017.json",
+    )
+    parser.add_argument(
+        "--zip",
+        metavar="FILE.zip",
+        help="write what is uploaded, named detections_test-dev2017_NAME_results.zip",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with errors_in_one_line("check_results.py", ResultsError):
         found = check_results(args.results, args.annotations)
         if args.zip:
             zip_results(args.results, args.zip)
-    except (ResultsError, OSError) as error:
-        sys.exit(f"check_results.py: error: {error}")
     print(
         f"{args.results} can be handed in: {found.detections} detections on {found.images} images, "
         f"at most {found.most_per_image} on one; {found.images_without} images have none"
     )
+    if args.zip:
+        print(f"check_results.py: upload {args.zip}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 """Run a model on pictures, a video or a webcam, and show what it finds and how.
 
+    tools/demo.py --config-file configs/small/ga_rpn_R_18.yaml --input pictures --output seen
+    tools/demo.py --config-file configs/ga_faster_R_50.yaml --video-input street.mp4 --show all \\
+        --output street_seen.mp4 --opts MODEL.WEIGHTS ga://ga_faster_R_50
+
 Arguments are those of detectron2's own demo, and --show, --json and --dataset. The weights are
 MODEL.WEIGHTS where --opts gives it, or else the last checkpoint in OUTPUT_DIR.
 """
@@ -19,9 +23,15 @@ import numpy as np
 from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.data.images import ImageError, read_rgb
 from ga_detectron2.engine import ConfigError
+from ga_detectron2.engine.command_line import (
+    add_config_file,
+    add_dataset,
+    at_least,
+    errors_in_one_line,
+    make_parser,
+)
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
     Prediction,
@@ -49,62 +59,54 @@ ESCAPE = 27
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser = make_parser(__doc__)
+    add_config_file(parser)
+    source = parser.add_argument_group("input").add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="pictures, folders of pictures or glob patterns"
     )
-    source.add_argument("--video-input", metavar="FILE", help="a video")
+    source.add_argument("--video-input", metavar="FILE", help="a video file")
     source.add_argument("--webcam", action="store_true", help="the first webcam")
-    parser.add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--output",
         metavar="PATH",
         help="a folder, or a file for one picture or video; without it there is a window, where a "
         "key shows the next picture and Esc ends",
     )
-    parser.add_argument(
+    output.add_argument(
         "--confidence-threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help="show detections of at least this score (default: 0.5)",
+        help="show detections of at least this score, 0 to 1 (default: 0.5)",
     )
-    parser.add_argument(
+    output.add_argument(
         "--show",
         choices=("detections", "proposals", *TILES),
         help="what to draw: the model's detections or proposals; its guided anchors, the location "
         "probability or the shapes that they come from; or all on one sheet (default: detections, "
         "or proposals if the model makes no detections)",
     )
-    parser.add_argument(
+    output.add_argument(
         "--max-boxes",
-        type=int,
+        type=at_least(1),
         default=25,
         metavar="N",
         help="draw and write at most this many proposals and anchors, the best (default: 25)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file")
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="a data set named in DATASETS.TEST, for the names of its classes",
+    output.add_argument(
+        "--json", metavar="FILE", help="write the results, boxes in pixels, to this file as well"
     )
+    add_dataset(parser, "DATASETS.TEST, whose classes' names are shown")
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="changes of the configuration; comes last",
+        help="keys of the configuration and their new values; comes last",
     )
-    args = parser.parse_args(argv)
-    if args.max_boxes < 1:
-        parser.error(f"--max-boxes must be at least 1, not {args.max_boxes}")
-    return args
+    return parser.parse_args(argv)
 
 
 class Demo:
@@ -347,7 +349,7 @@ def finish(demo: Demo, args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
+    with errors_in_one_line("demo.py"):
         demo = Demo(args)
         print(f"demo.py: the weights are {demo.predictor.weights}")
         if args.input:
@@ -355,8 +357,6 @@ def main(argv: list[str] | None = None) -> None:
         else:
             run_on_video(demo, args)
         finish(demo, args)
-    except (ConfigError, CheckpointError, OSError) as error:
-        sys.exit(f"demo.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@
     tools/dump_proposals.py --config-file configs/ga_rpn_R_50.yaml --dataset-name coco_2017_train \\
         --output proposals/train.pkl --num-gpus 8 MODEL.WEIGHTS ga://ga_rpn_R_50
 
+The weights are MODEL.WEIGHTS where that is given here, or else the last checkpoint in OUTPUT_DIR.
 The images are divided into shards, and these among the processes, which several machines may have
 if they share the folder of --output (docs/distributed.md). A second run of the same command goes on
-after the last shard that was finished. Boxes are in pixels of the original images; there
-are MODEL.RPN.POST_NMS_TOPK_TEST of them in an image (1000; Fast R-CNN uses 300).
+after the last shard that was finished. Boxes are in pixels of the original images; there are
+MODEL.RPN.POST_NMS_TOPK_TEST of them in an image (1000; Fast R-CNN uses 300).
 
     tools/dump_proposals.py --from-mmdet proposals.pkl --dataset-name coco_2017_train \\
         --output proposals/train.pkl
@@ -19,7 +20,6 @@ import argparse
 import contextlib
 import io
 import os
-import sys
 from datetime import timedelta
 
 from detectron2.config import CfgNode
@@ -29,84 +29,74 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
-from ga_detectron2.data import register_datasets
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data.proposal_files import (
     ProposalFileError,
     read_mmdet_proposals,
     write_proposals,
 )
-from ga_detectron2.engine import (
-    ConfigError,
-    GATrainer,
-    check_run,
-    load_config,
-    use_available_device,
+from ga_detectron2.engine import ConfigError, GATrainer, check_run
+from ga_detectron2.engine.command_line import (
+    add_config_file,
+    add_dataset,
+    add_overrides,
+    add_processes,
+    at_least,
+    errors_in_one_line,
+    make_parser,
 )
+from ga_detectron2.engine.datasets import register_arguments
 from ga_detectron2.engine.processes import (
-    exit_once,
     is_torchrun,
     run_processes,
     share_threads,
     use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
+from ga_detectron2.engine.trained_model import read_trained_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__)
+    source = parser.add_argument_group("what proposals are made from")
+    add_config_file(source, required=False)
+    source.add_argument(
+        "--from-mmdet", metavar="FILE.pkl", help="convert this file of MMDetection instead"
     )
-    parser.add_argument("--config-file", metavar="FILE", help="of the model")
-    parser.add_argument("--from-mmdet", metavar="FILE", help="convert this file instead")
-    parser.add_argument("--output", required=True, metavar="FILE.pkl", help="the file to write")
-    parser.add_argument(
+    source.add_argument(
         "--dataset-name",
         metavar="NAME",
-        help="the data set (default: the one of DATASETS.TEST)",
+        help="the data set (default: the one of DATASETS.TEST; --from-mmdet has no default)",
     )
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="register a data set in COCO's format under NAME; may be given several times",
+    add_dataset(source, "--dataset-name or DATASETS.TEST")
+    target = parser.add_argument_group("where they go")
+    target.add_argument("--output", required=True, metavar="FILE.pkl", help="the file to write")
+    target.add_argument(
+        "--shard-size",
+        type=at_least(1),
+        default=500,
+        metavar="N",
+        help="images in a shard, the piece that a second run need not redo (default: 500)",
     )
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes a machine")
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="from 0")
-    parser.add_argument(
-        "--dist-url",
-        default="auto",
-        metavar="URL",
-        help="tcp://HOST:PORT of the first machine, if there are several",
-    )
-    parser.add_argument(
-        "--shard-size", type=int, default=500, metavar="N", help="images in a shard (default: 500)"
-    )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_processes(parser.add_argument_group("processes"))
+    add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
     if bool(args.config_file) == bool(args.from_mmdet):
         parser.error("give either --config-file or --from-mmdet")
     if args.from_mmdet and not args.dataset_name:
         parser.error("--from-mmdet needs --dataset-name, for the order of the images")
-    if args.shard_size < 1 or args.num_gpus < 1:
-        parser.error("--shard-size and --num-gpus must be at least 1")
     return args
 
 
 def setup(args: argparse.Namespace) -> tuple[CfgNode, str, str | None]:
     """The checked configuration, the name of the data set, and a note to log."""
-    cfg = load_config(args.config_file, args.opts, args.dataset)
-    note = use_available_device(cfg)
+    cfg, note = read_trained_config(args.config_file, args.opts, args.dataset)
     if args.dataset_name:
         cfg.DATASETS.TEST = (args.dataset_name,)
     check_run(cfg, args.num_gpus * args.num_machines, eval_only=True)
     if len(cfg.DATASETS.TEST) > 1:
         names = ", ".join(cfg.DATASETS.TEST)
         raise ConfigError(f"DATASETS.TEST has several data sets: --dataset-name one of {names}")
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("there are no proposals without weights: set MODEL.WEIGHTS")
     return cfg, cfg.DATASETS.TEST[0], note
 
 
@@ -126,12 +116,10 @@ def work(args: argparse.Namespace) -> None:
         logger.warning(note)
     if cfg.MODEL.DEVICE == "cpu":
         share_threads()
-    try:
+    with errors_in_one_line("dump_proposals.py"):
         model = GATrainer.build_model(cfg)
         GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
         dump.run(model, comm.get_rank(), comm.get_world_size())
-    except (ConfigError, CheckpointError, OSError) as error:
-        sys.exit(f"dump_proposals.py: error: {error}")
     comm.synchronize()
 
 
@@ -155,10 +143,7 @@ def dump_proposals(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace) -> None:
-    try:
-        register_datasets(args.dataset)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"--dataset: {error}") from error
+    register_arguments(args.dataset)
     name = args.dataset_name
     if name not in DatasetCatalog:
         raise ConfigError(f"--dataset-name: there is no data set '{name}'")
@@ -175,13 +160,11 @@ def convert(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with errors_in_one_line("dump_proposals.py", ProposalFileError, once=True):
         if args.from_mmdet:
             convert(args)
         else:
             dump_proposals(args)
-    except (ConfigError, CheckpointError, ProposalFileError, OSError) as error:
-        exit_once(f"dump_proposals.py: error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 """Export a trained model as TorchScript or ONNX, for one image of any size at a time.
 
+    tools/export_model.py --config-file configs/ga_faster_R_50.yaml --output output/exported \\
+        --format onnx --check street.jpg MODEL.WEIGHTS ga://ga_faster_R_50
+
+The weights are MODEL.WEIGHTS where that is given here, or else the last checkpoint in OUTPUT_DIR.
 Writes model.ts or model.onnx, and model.json, which says what goes in and what comes out. A model
 takes an image as float32 (C, H, W), from 0 to 255, with channels in the order of INPUT.FORMAT, and
 returns boxes, scores and classes in pixels of that image. It neither reads nor resizes images.
@@ -8,7 +12,6 @@ returns boxes, scores and classes in pixels of that image. It neither reads nor 
 
 import argparse
 import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +23,16 @@ from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
-from ga_detectron2.engine import (
-    ConfigError,
-    GATrainer,
-    check_run,
-    load_config,
-    use_available_device,
+from ga_detectron2.engine import GATrainer
+from ga_detectron2.engine.command_line import (
+    add_config_file,
+    add_dataset,
+    add_overrides,
+    at_least,
+    errors_in_one_line,
+    make_parser,
 )
+from ga_detectron2.engine.trained_model import load_trained_model
 from ga_detectron2.export import (
     DEFAULT_OPSET,
     ExportedModel,
@@ -38,17 +43,15 @@ from ga_detectron2.export import (
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    parser = make_parser(__doc__)
+    add_config_file(parser)
     parser.add_argument(
         "--format",
         choices=["torchscript", "onnx"],
         default="torchscript",
-        help="torchscript, traced, or onnx (default: torchscript)",
+        help="TorchScript, traced, or ONNX (default: torchscript)",
     )
-    parser.add_argument("--output", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--sample-image",
         metavar="IMAGE",
@@ -64,29 +67,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "INPUT.MIN_SIZE_TEST and at half of it; may be given several times",
     )
     parser.add_argument(
-        "--run-eval", action="store_true", help="score the exported model on DATASETS.TEST"
+        "--run-eval",
+        action="store_true",
+        help="score the exported model on DATASETS.TEST; results go to DIR/inference",
     )
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="register a data set in COCO's format under NAME, for use in DATASETS.TEST; may be "
-        "given several times",
-    )
+    add_dataset(parser, "DATASETS.TEST")
     parser.add_argument(
         "--opset",
-        type=int,
+        type=at_least(16),  # which has detectron2's ROIAlign
         default=DEFAULT_OPSET,
         metavar="N",
-        help=f"of the ONNX operators, at least 16 (default: {DEFAULT_OPSET})",
+        help=f"version of ONNX's operators, from 16 on (default: {DEFAULT_OPSET})",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
-    if args.opset < 16:
-        parser.error(
-            f"--opset must be at least 16, which has detectron2's ROIAlign, not {args.opset}"
-        )
     if Path(args.output).exists() and not Path(args.output).is_dir():
         parser.error(f"--output: {args.output} is a file, not a folder")
     for option, file in [
@@ -104,16 +98,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
-    cfg = load_config(args.config_file, args.opts, args.dataset)
-    note = use_available_device(cfg)
+    cfg, model, note = load_trained_model(args.config_file, args.opts, args.dataset, args.run_eval)
     if note:
         print(f"export_model.py: {note}")
-    if args.run_eval:
-        check_run(cfg, eval_only=True)
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("there is nothing to export without weights: set MODEL.WEIGHTS")
-    model = GATrainer.build_model(cfg).eval()
-    GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    print(f"export_model.py: the weights are {cfg.MODEL.WEIGHTS}")
     return cfg, model
 
 
@@ -175,6 +163,7 @@ def check_columns(cfg: CfgNode) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     cfg, model = load_model(args)
     image = sample_image(cfg, args.sample_image)
+    print(f"export_model.py: tracing for {args.format}, at most some minutes", flush=True)
     file = export_folder(cfg, model, image, args.output, args.format, args.opset)
     size = file.stat().st_size / 2**20
     print(f"export_model.py: wrote {file} ({size:.1f} MiB) and model.json beside it")
@@ -190,14 +179,13 @@ def run(args: argparse.Namespace) -> None:
         setup_logger()
         cfg.OUTPUT_DIR = args.output  # the evaluators write there
         GATrainer.test(cfg, exported)
+        print(f"export_model.py: predictions are in {Path(args.output) / 'inference'}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    try:
+    with errors_in_one_line("export_model.py", ValueError):
         run(args)
-    except (ConfigError, CheckpointError, OSError, ValueError) as error:
-        sys.exit(f"export_model.py: error: {error}")
 
 
 if __name__ == "__main__":

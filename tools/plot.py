@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Plots of what was learned. Each command has its own help: plot.py training --help.
+"""Plot what was learned; each command has its own help, such as plot.py training --help.
 
-training   losses, learning rate and scores of a run against its iterations
-recall     recall of proposals against their number, of two or more models
-shapes     width and height of guided anchors against those of the objects
-anchors    the anchors and proposals of two models on the same images, side by side
+    tools/plot.py training output/small/ga_rpn_R_18 --output training.png
+    tools/plot.py shapes --config-file configs/small/ga_rpn_R_18.yaml --output shapes.png
+
+Each command writes a picture, or a folder of them, and says where it is.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,9 +23,16 @@ from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.data import register_datasets
 from ga_detectron2.engine import ConfigError
+from ga_detectron2.engine.command_line import (
+    add_config_file,
+    add_dataset,
+    add_overrides,
+    at_least,
+    errors_in_one_line,
+    make_parser,
+)
 from ga_detectron2.visualization import (
     BoxShapes,
     GuidedPredictor,
@@ -55,21 +61,33 @@ from ga_detectron2.visualization.recall import (
 
 PANEL_SIDE = 640
 """Pixels of the longer side of a picture."""
-DATASET_HELP = "register a data set in COCO's format under NAME; may be given several times"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = make_parser(__doc__)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    training = commands.add_parser("training", help="losses and scores of a run")
+    def add_command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"Plot {text}.")
+
+    training = add_command(
+        "training", "losses, learning rate and scores of a run against its iterations"
+    )
     training.add_argument("metrics", metavar="RUN", help="a metrics.json, or the run's OUTPUT_DIR")
-    training.add_argument("--keys", nargs="+", default=[], metavar="KEY", help="plot these alone")
+    training.add_argument(
+        "--keys",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="plot these entries of metrics.json alone, such as loss_anchor_shape",
+    )
     training.set_defaults(function=plot_training)
 
-    recall = commands.add_parser("recall", help="recall of proposals of two or more models")
+    recall = add_command(
+        "recall", "recall of proposals against their number, of two or more models"
+    )
     recall.add_argument(
         "results",
         nargs="+",
@@ -77,57 +95,65 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="a box_proposals.pkl of an evaluation (with --test), or a metrics.json or OUTPUT_DIR "
         "of a run, of which the last recall counts",
     )
-    recall.add_argument("--test", metavar="NAME", help="data set that the proposals are for")
-    recall.add_argument("--title", default="", help="of the plot")
+    recall.add_argument(
+        "--test", metavar="NAME", help="data set that the proposals of a box_proposals.pkl are for"
+    )
+    recall.add_argument("--title", default="", help="title of the plot (default: none)")
     recall.set_defaults(function=plot_recall)
 
-    shapes = commands.add_parser("shapes", help="guided anchors against objects")
+    shapes = add_command(
+        "shapes", "width and height of guided anchors against those of the objects"
+    )
     add_model(shapes, default_images=50)
     shapes.set_defaults(function=plot_shapes)
 
-    anchors = commands.add_parser("anchors", help="anchors of two models side by side")
-    anchors.add_argument(
-        "--baseline-config-file", required=True, metavar="FILE", help="of the other model"
+    anchors = add_command(
+        "anchors", "anchors and proposals of two models on the same images, side by side"
     )
-    anchors.add_argument("--baseline-weights", metavar="FILE", help="default: as --weights")
+    anchors.add_argument(
+        "--baseline-config-file",
+        required=True,
+        metavar="FILE",
+        help="YAML configuration of the other model, which KEY VALUE change too",
+    )
+    anchors.add_argument(
+        "--baseline-weights",
+        metavar="FILE",
+        help="weights of the other model (default: as for --weights)",
+    )
     add_model(anchors, default_images=4)
     anchors.set_defaults(function=plot_anchors)
 
-    for command, name in ((training, "training.png"), (recall, "recall.png")):
-        command.add_argument("--output", default=name, metavar="FILE", help=f"default: {name}")
-    shapes.add_argument(
-        "--output", default="shapes.png", metavar="FILE", help="default: shapes.png"
-    )
-    anchors.add_argument("--output", default="anchors", metavar="DIR", help="default: anchors")
-    for command in (recall, shapes, anchors):
+    pictures = {training: "training.png", recall: "recall.png", shapes: "shapes.png"}
+    for command, name in pictures.items():
         command.add_argument(
-            "--dataset",
-            action="append",
-            default=[],
-            metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-            help=DATASET_HELP,
+            "--output", default=name, metavar="FILE", help=f"picture to write (default: {name})"
         )
-    args = parser.parse_args(argv)
-    if getattr(args, "num_images", 1) < 1:
-        parser.error(f"--num-images must be at least 1, not {args.num_images}")
-    return args
+    anchors.add_argument(
+        "--output", default="anchors", metavar="DIR", help="folder for pictures (default: anchors)"
+    )
+    add_dataset(recall, "--test")
+    for command in (shapes, anchors):
+        add_dataset(command, "DATASETS.TEST")
+    return parser.parse_args(argv)
 
 
 def add_model(parser: argparse.ArgumentParser, default_images: int) -> None:
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    add_config_file(parser)
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="default: the last checkpoint in OUTPUT_DIR, or else MODEL.WEIGHTS",
+        help="weights of the model (default: MODEL.WEIGHTS where that is given here, or else the "
+        "last checkpoint in OUTPUT_DIR)",
     )
     parser.add_argument(
         "--num-images",
-        type=int,
+        type=at_least(1),
         default=default_images,
         metavar="N",
-        help=f"of DATASETS.TEST (default: {default_images})",
+        help=f"take the first N images of DATASETS.TEST (default: {default_images})",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_overrides(parser)
 
 
 def plot_training(args: argparse.Namespace) -> None:
@@ -258,10 +284,8 @@ def to_input(boxes: torch.Tensor, image: np.ndarray, prediction: Prediction) -> 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
+    with errors_in_one_line(f"plot.py {args.command}", ValueError):
         args.function(args)
-    except (ConfigError, CheckpointError, OSError, ValueError) as error:
-        sys.exit(f"plot.py {args.command}: error: {error}")
     print(f"plot.py {args.command}: the result is in {args.output}")
 
 

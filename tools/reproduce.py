@@ -14,15 +14,14 @@ import argparse
 import os
 import sys
 
+from ga_detectron2.engine.command_line import make_parser
 from ga_detectron2.model_zoo import PUBLISHED_MODELS
 from ga_detectron2.model_zoo.reproduce import Job, format_table, reproduce
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     known = [model.name for model in PUBLISHED_MODELS]
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="which models (default: all that are published)"
     )
@@ -32,13 +31,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="evaluate on this data set in COCO's format, or on the registered one of this NAME "
         "(default: coco_2017_val)",
     )
-    parser.add_argument("--weights-dir", metavar="DIR", help="folder with the files of weights")
     parser.add_argument(
-        "--output", default="output/reproduce", metavar="DIR", help="default: output/reproduce"
+        "--weights-dir",
+        metavar="DIR",
+        help="folder with the files of weights, under their published names (default: ga://NAME)",
+    )
+    parser.add_argument(
+        "--output",
+        default="output/reproduce",
+        metavar="DIR",
+        help="folder for numbers, logs and detections (default: output/reproduce)",
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
-        help="changes of every configuration; comes last",
+        help="keys of every configuration and their new values; comes last",
     )  # fmt: skip
     args = parser.parse_args(argv)
     for name in args.names:

@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 """Draw what a trained model made of images of its test set.
 
+    tools/visualize_results.py --config-file configs/small/ga_rpn_R_18.yaml
+    tools/visualize_results.py --config-file configs/ga_faster_R_50.yaml --num-images 20 \\
+        --output output/pictures MODEL.WEIGHTS ga://ga_faster_R_50
+
 For each image a PNG shows ground truth, location probability, guided anchors, and detections or
 proposals; overview.png has all images on one sheet. The weights are MODEL.WEIGHTS where that is
 given here, or else the last checkpoint in OUTPUT_DIR.
@@ -9,17 +13,23 @@ given here, or else the last checkpoint in OUTPUT_DIR.
 import argparse
 import logging
 import os
-import sys
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ga_detectron2.checkpoint import CheckpointError
-from ga_detectron2.engine import ConfigError, check_run
+from ga_detectron2.data.images import read_rgb
+from ga_detectron2.engine import check_run
+from ga_detectron2.engine.command_line import (
+    add_config_file,
+    add_dataset,
+    add_overrides,
+    at_least,
+    errors_in_one_line,
+    make_parser,
+)
 from ga_detectron2.visualization import (
     GuidedPredictor,
     Prediction,
@@ -39,43 +49,37 @@ OVERVIEW_IMAGES = 12
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    parser = make_parser(__doc__)
+    add_config_file(parser)
     parser.add_argument(
-        "--num-images", type=int, default=8, metavar="N", help="how many images (default: 8)"
+        "--num-images",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="draw the first N images of DATASETS.TEST (default: 8)",
     )
     parser.add_argument(
-        "--output", metavar="DIR", help="where pictures go (default: OUTPUT_DIR/visualization)"
+        "--output",
+        metavar="DIR",
+        help="folder for the pictures (default: OUTPUT_DIR/visualization)",
     )
-    parser.add_argument(
-        "--dataset",
-        action="append",
-        default=[],
-        metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="register a data set in COCO's format under NAME, for use in DATASETS.TEST; may be "
-        "given several times",
-    )
+    add_dataset(parser, "DATASETS.TEST")
     parser.add_argument(
         "--confidence-threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help="draw detections of at least this score (default: 0.5)",
+        help="draw detections of at least this score, 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--max-anchors",
-        type=int,
+        type=at_least(0),
         default=25,
         metavar="N",
         help="draw at most this many guided anchors, the likeliest ones (default: 25)",
     )
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
-    args = parser.parse_args(argv)
-    if args.num_images < 1:
-        parser.error(f"--num-images must be at least 1, not {args.num_images}")
-    return args
+    add_overrides(parser)
+    return parser.parse_intermixed_args(argv)
 
 
 def tiles_of(
@@ -106,12 +110,14 @@ def tiles_of(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        predictor = load_predictor(args.config_file, args.opts, args.dataset)
-        check_run(predictor.cfg, eval_only=True)
-    except (ConfigError, CheckpointError) as error:
-        sys.exit(f"visualize_results.py: error: {error}")
+    with errors_in_one_line("visualize_results.py"):
+        draw(args)
+
+
+def draw(args: argparse.Namespace) -> None:
+    predictor = load_predictor(args.config_file, args.opts, args.dataset)
     cfg = predictor.cfg
+    check_run(cfg, eval_only=True)
     print(f"visualize_results.py: the weights are {predictor.weights}")
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "visualization")
     records = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)][
@@ -122,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     names: list[str] = []
     for dataset, record in tqdm(records, desc="Drawing", unit="image"):
         predictor.metadata = MetadataCatalog.get(dataset)
-        image = read_image(record["file_name"], format="RGB")
+        image = read_rgb(record["file_name"])
         ground_truth = ground_truth_of(record, image)
         prediction = predictor(image)
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]

@@ -141,7 +141,9 @@ def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="there is no data set 'none'"):
         script.main(dump_arguments("--output", "x.pkl", "--dataset-name", "none"))
     with pytest.raises(SystemExit, match=r"set MODEL.WEIGHTS"):
-        script.main([*dump_arguments("--output", "x.pkl"), "MODEL.WEIGHTS", ""])
+        script.main(
+            [*dump_arguments("--output", "x.pkl"), "MODEL.WEIGHTS", "", "OUTPUT_DIR", "none"]
+        )
     with pytest.raises(ConfigError, match=r"Identity makes no proposals"):
         as_proposal_network(torch.nn.Identity())
 

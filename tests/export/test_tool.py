@@ -89,14 +89,14 @@ def test_mistakes(
             main(list(argv))
         return capsys.readouterr().err + str(error.value)
 
-    config = arguments[:2]
+    config = [*arguments[:2], "OUTPUT_DIR", str(tmp_path / "none")]
     new = ["--output", str(tmp_path / "new")]
     assert "--output" in refused(*config)
     assert "set MODEL.WEIGHTS" in refused(*config, *new)
     assert "there is no file absent.jpg" in refused(*config, *new, "--check", "absent.jpg")
     assert "there is no file a.jpg" in refused(*config, *new, "--sample-image", "a.jpg")
     assert "is a file, not a folder" in refused(*config, "--output", str(SCRIPT))
-    assert "--opset must be at least 16" in refused(*config, *new, "--opset", "11")
+    assert "--opset: must be at least 16" in refused(*config, *new, "--opset", "11")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install onnx" in refused(*config, *new, "--format", "onnx")
     assert not (tmp_path / "new").exists()
