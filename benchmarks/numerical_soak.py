@@ -123,8 +123,8 @@ def draw_box(rng: random.Random, height: int, width: int, kind: str) -> list[flo
 def as_mapped(instances: Instances) -> Instances:
     """What detectron2's ``DatasetMapper`` leaves of boxes: clipped, and none without an area.
 
-    Its ROI heads take boxes as they are: a negative width ends in an AssertionError, a box of NaN
-    or of 10³⁰ pixels in ``roi_align`` with a segmentation fault.
+    Its ROI heads take boxes as they are: bad ones end in an AssertionError of its matcher, or in
+    ``roi_align`` without memory or with a segmentation fault.
     """
     annotations = [
         {
