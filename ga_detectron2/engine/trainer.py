@@ -5,7 +5,7 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -21,6 +21,7 @@ from detectron2.evaluation import (
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ga_detectron2.checkpoint import GACheckpointer
@@ -193,5 +194,5 @@ def distribute(
     model = create_ddp_model(model, **{**keys, "device_ids": None})
     # Two numbers have only one sum; a model takes one such hook.
     if comm.get_world_size() > 2 and not keys.get("fp16_compression"):
-        add_in_order_of_rank(model)
+        add_in_order_of_rank(cast(DistributedDataParallel, model))
     return model
