@@ -97,11 +97,11 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
     """Seconds against the setting, a panel for each head and mode: (H, W, 3) uint8 RGB."""
     series = SERIES[name]
     panels = [(kind, mode) for mode in series.modes for kind in HEADS]
-    rows = len(panels) // 2
-    figure = new_figure(1000, 90 + 330 * rows)
+    # One below the other, so that a phone shows them large enough.
+    figure = new_figure(640, 100 + 280 * len(panels))
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     figure.suptitle(note, fontsize=11, x=0.01, ha="left", color="0.3", parse_math=False)
-    for axes, (kind, mode) in zip(figure.subplots(rows, 2).flatten(), panels, strict=True):
+    for axes, (kind, mode) in zip(figure.subplots(len(panels), 1), panels, strict=True):
         chosen = [p for p in points if (p["kind"], p["mode"]) == (kind, mode)]
         x = [abscissa(name, p[name]) for p in chosen]
         sides = zip(HEADS[kind], ("detectron2_s", "ours_s"), "so", (1, 0), strict=True)
@@ -138,7 +138,7 @@ def note_of(name: str, machine: dict[str, Any], points: Sequence[dict[str, Any]]
     }
     threads = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     rest = ", ".join(text for key, text in others.items() if key != name)
-    return f"{rest}; {threads}; medians, bars from least to most"
+    return f"{rest}\n{threads}; medians, bars from least to most"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -41,8 +41,10 @@ class GACheckpointer(DetectionCheckpointer):
     - Backbones trained on ImageNet (detectron2's, MMDetection's, torchvision's) go into the
       backbone. It must be complete; a warning names the rest, which keeps its initial values.
 
-    In no file is anything executed: ``weights_only`` for what ``torch.save`` wrote, and for
-    detectron2's ``.pkl`` files :func:`~.numpy_pickle.load_numpy_pickle`.
+    In no file is anything executed: ``weights_only`` for what ``torch.save`` wrote, of which
+    programs are refused, and for detectron2's ``.pkl`` files
+    :func:`~.numpy_pickle.load_numpy_pickle`. (For strangers' files take torch 2.10 or newer, which
+    mended a fault in ``weights_only``: docs/versions.md.)
 
     Checkpoints and ``last_checkpoint`` are detectron2's, but appear when they are complete, and a
     training that cannot read the last checkpoint resumes from the one before.

@@ -6,7 +6,7 @@ import numpy as np
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -62,5 +62,7 @@ def _refuse_deep_colours(path: str) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
+    if isinstance(error, UnidentifiedImageError):  # It names an object of Python, not the file.
+        return "it cannot be read as a picture (damaged, or of a format that Pillow does not know)"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"it cannot be read as a picture ({text})"

@@ -75,7 +75,8 @@ is published. A download that was cut goes on where it stopped, and several proc
   `{server}`; the path below stays the same, as in
   `https://host/folder{path}`.
 - Without a network: copy the file into that folder, under its own name.
-- Nothing in a file is executed: it is read with `weights_only=True`.
+- Nothing in a file is executed: it is read with `weights_only=True`, and programs are refused
+  (with torch before 2.10 see [versions](versions.md#what-is-installed)).
 
 Once and for all, a file is converted by
 `python tools/convert_checkpoint.py ga://NAME OUT.pth --config-file configs/NAME.yaml`.
