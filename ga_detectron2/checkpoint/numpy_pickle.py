@@ -155,7 +155,8 @@ def _check_numbers(file: IO[bytes]) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(start)
     for opcode, number, _ in pickletools.genops(file):
-        if opcode.name in ("LONG_BINPUT", "PUT") and number > size:
+        puts = opcode.name in ("LONG_BINPUT", "PUT")
+        if puts and number is not None and number > size:
             raise CheckpointError(f"damaged: holds an object with the number {number}")
     file.seek(start)
 

@@ -100,7 +100,9 @@ def save_image(image: np.ndarray, path: str) -> None:
     check_image(image)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     try:
-        written = cv2.imwrite(path, np.ascontiguousarray(image[:, :, ::-1]))
+        # Plots shrink to half of what OpenCV's quick compression makes.
+        options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.lower().endswith(".png") else []
+        written = cv2.imwrite(path, np.ascontiguousarray(image[:, :, ::-1]), options)
     except cv2.error as error:
         raise OSError(f"{path}: its ending is not one of an image, such as .png or .jpg") from error
     if not written:
