@@ -122,7 +122,7 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
         axes.set_ylabel("seconds a batch", fontsize=11)
         what = "training step" if mode == "training" else mode
         axes.set_title(f"{HEADS[kind][1]} head, {what}", fontsize=12, loc="left")
-        axes.legend(frameon=False, fontsize=11, loc="upper left")
+        axes.legend(frameon=False, fontsize=11, loc="best")
         tidy_axes(axes)
     return figure_image(figure)
 
