@@ -1,14 +1,14 @@
-"""Several processes on one or two machines, which are one here: the same as one process."""
+"""Several processes on one machine or on two: the same as one process."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,8 @@ import torch
 
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.processes import is_torchrun, use_torchrun
+from tests.engine.jobs import PROJECT, TwoMachines, TwoNamespaces, finish, start, torchrun
 
-PROJECT = Path(__file__).resolve().parents[2]
 TRAIN = PROJECT / "tools" / "train_net.py"
 LOSS_CURVE = PROJECT / "tests" / "engine" / "loss_curve.py"
 
@@ -41,39 +41,23 @@ KEYS = {
 }
 
 
-def start(command: Sequence[object], **variables: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", *map(str, command)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT),
-             "OMP_NUM_THREADS": "1", **variables},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-
-
-def finish(*runs: subprocess.Popen) -> list[str]:
-    outputs = [run.communicate(timeout=1500)[0] for run in runs]
-    for run, output in zip(runs, outputs, strict=True):
-        assert run.returncode == 0, output[-3000:]
-    return outputs
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
-def two_machines(script: Path, argv: Sequence[str], **variables: str) -> list[subprocess.Popen]:
-    url = f"tcp://127.0.0.1:{free_port()}"
-    options = ["--num-gpus", 2, "--num-machines", 2, "--dist-url", url]
-    return [start([script, *options, "--machine-rank", i, *argv], **variables) for i in (0, 1)]
-
-
-def torchrun(script: Path, argv: Sequence[str], **variables: str) -> subprocess.Popen:
-    options = ["--standalone", "--nproc-per-node", "2", script]
-    return start(["-m", "torch.distributed.run", *options, *argv], **variables)
+@pytest.fixture(params=["namespaces", "loopback"])
+def machines(request: pytest.FixtureRequest) -> Iterator[TwoMachines]:
+    """Two network namespaces; loopback only where these may not be made."""
+    is_loopback = request.param == "loopback"
+    try:
+        namespaces = TwoNamespaces()
+    except PermissionError as reason:
+        if not is_loopback:
+            pytest.skip(f"network namespaces cannot be made: {reason}")
+        yield TwoMachines()
+        return
+    try:
+        if is_loopback:
+            pytest.skip("tried in network namespaces instead")
+        yield namespaces
+    finally:
+        namespaces.close()
 
 
 @pytest.fixture
@@ -86,59 +70,108 @@ def some_empty(tiny_dataset: str, tmp_path: Path) -> list[str]:
     return ["--dataset", f"ga_some_empty={tmp_path / 'some_empty.json'}:{folder}"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("config", "processes"), [("ga_rpn_R_50", "torchrun"), ("ga_retinanet_R_50", "2x2")]
-)
-def test_they_have_the_losses_and_scores_of_one(
-    arguments: Callable, some_empty: list[str], tmp_path: Path, config: str, processes: str
-) -> None:
-    """In float64, in which rounding stays small, at a real rate; ranks without objects included."""
-    data = {"DATASETS__TRAIN": "('ga_some_empty',)", "DATASETS__TEST": "('ga_some_empty',)"}
+def compare_with_one_process(
+    argv: Callable[..., list[str]], jobs: Callable[[list[str]], list], folder: Path
+) -> list[list[dict]]:
+    """Train and score in one process and in several, in float64: the same losses.
+
+    Args:
+        argv: makes the arguments from an OUTPUT_DIR.
+        jobs: starts several processes with them.
+        folder: for both outputs.
+
+    Returns:
+        The predictions of one process and of several.
+    """
+    finish(start([LOSS_CURVE, *argv(folder / "one")], FLOAT64="1"))
+    finish(*jobs(argv(folder / "several")))
     curves, results = [], []
-    for name in ("one", processes):
-        argv = arguments(config, *some_empty, **KEYS, **data, OUTPUT_DIR=tmp_path / name)
-        if name == "one":
-            finish(start([LOSS_CURVE, *argv], FLOAT64="1"))
-        elif name == "2x2":
-            finish(*two_machines(LOSS_CURVE, argv, FLOAT64="1"))
-        else:
-            finish(torchrun(LOSS_CURVE, argv, FLOAT64="1"))
-        curves.append(json.loads((tmp_path / name / "losses.json").read_text()))
-        file = tmp_path / name / "inference" / "instances_predictions.pth"
+    for name in ("one", "several"):
+        curves.append(json.loads((folder / name / "losses.json").read_text()))
+        file = folder / name / "inference" / "instances_predictions.pth"
         results.append(torch.load(file, weights_only=False))
+        # Every image is scored once.
+        assert [x["image_id"] for x in results[-1]] == [1, 2, 3, 4, 5, 6]
     assert len(curves[0]) == len(curves[1]) == 12
     for one, several in zip(*curves, strict=True):
         assert one == pytest.approx(several, rel=1e-9)
     assert curves[0][0]["total_loss"] != pytest.approx(curves[0][-1]["total_loss"], rel=1e-2)
-    # Every image is scored once.
-    assert [x["image_id"] for x in results[0]] == [1, 2, 3, 4, 5, 6]
-    assert [x["image_id"] for x in results[1]] == [1, 2, 3, 4, 5, 6]
-    if config == "ga_retinanet_R_50":
-        for one, several in zip(*results, strict=True):
-            assert len(one["instances"]) == len(several["instances"]) > 0
-            for a, b in zip(one["instances"], several["instances"], strict=True):
-                assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
-                assert a["score"] == pytest.approx(b["score"], rel=1e-5)
+    return results
+
+
+@pytest.fixture
+def float64_arguments(
+    arguments: Callable, some_empty: list[str]
+) -> Callable[..., Callable[..., list[str]]]:
+    """Makes, for a config, what makes the arguments from OUTPUT_DIR."""
+    data = {"DATASETS__TRAIN": "('ga_some_empty',)", "DATASETS__TEST": "('ga_some_empty',)"}
+
+    def of(config: str, **keys: object) -> Callable[..., list[str]]:
+        return lambda folder: arguments(
+            config, *some_empty, **{**KEYS, **data, **keys}, OUTPUT_DIR=folder
+        )
+
+    return of
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_all_of_both_machines(arguments: Callable, tmp_path: Path) -> None:
+def test_four_processes_of_torchrun_are_as_one(float64_arguments: Callable, tmp_path: Path) -> None:
+    """An image each; half of the images, and so some processes, are without objects."""
+    compare_with_one_process(
+        float64_arguments("ga_rpn_R_50"),
+        lambda argv: [torchrun(LOSS_CURVE, argv, FLOAT64="1")],
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_four_processes_on_a_machine_are_as_one(
+    float64_arguments: Callable, tmp_path: Path
+) -> None:
+    """With ROI heads, whose losses detectron2 averages over each process: as many ROIs an image."""
+    rois = {
+        "MODEL__RPN__POST_NMS_TOPK_TRAIN": 20,
+        "MODEL__ROI_HEADS__PROPOSAL_APPEND_GT": False,
+        "MODEL__ROI_HEADS__BATCH_SIZE_PER_IMAGE": 1000000,
+        "MODEL__ROI_BOX_HEAD__FC_DIM": 32,
+    }
+    compare_with_one_process(
+        float64_arguments("ga_faster_R_50", **rois),
+        lambda argv: [start([LOSS_CURVE, "--num-gpus", 4, *argv], FLOAT64="1")],
+        tmp_path,
+    )
+
+
+@pytest.mark.slow
+def test_two_machines_are_as_one_process(
+    float64_arguments: Callable, machines: TwoMachines, tmp_path: Path
+) -> None:
+    results = compare_with_one_process(
+        float64_arguments("ga_retinanet_R_50"),
+        lambda argv: machines.launch(LOSS_CURVE, argv, FLOAT64="1"),
+        tmp_path,
+    )
+    for one, several in zip(*results, strict=True):
+        assert len(one["instances"]) == len(several["instances"]) > 0
+        for a, b in zip(one["instances"], several["instances"], strict=True):
+            assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
+            assert a["score"] == pytest.approx(b["score"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_all_of_both_machines(
+    arguments: Callable, machines: TwoMachines, tmp_path: Path
+) -> None:
     argv = arguments("ga_rpn_R_50", **{**KEYS, "SOLVER__MAX_ITER": 100000},
                      OUTPUT_DIR=tmp_path / "out")  # fmt: skip
-    runs = two_machines(TRAIN, argv)
+    runs = machines.launch(TRAIN, argv)
     metrics = tmp_path / "out" / "metrics.json"
     end = time.monotonic() + 900
     while not (metrics.is_file() and metrics.stat().st_size):
         assert time.monotonic() < end
         assert all(run.poll() is None for run in runs), runs[0].communicate()[0][-2000:]
         time.sleep(0.5)
-    children = [
-        [int(pid) for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()]
-        for run in runs
-    ]
-    ranks = [[p for p in pids if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
-             for pids in children]  # fmt: skip
+    ranks = [processes_of(run) for run in runs]
     assert [len(pids) for pids in ranks] == [2, 2]
     os.kill(ranks[1][0], signal.SIGKILL)
     start_of_end = time.monotonic()
@@ -148,6 +181,39 @@ def test_a_process_that_dies_ends_all_of_both_machines(arguments: Callable, tmp_
     assert "process 2 was ended by SIGKILL" in outputs[1]
     assert "another process has ended" in outputs[0]
     for pid in ranks[0] + ranks[1]:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def processes_of(run: subprocess.Popen) -> list[int]:
+    """Those that detectron2's launch has started and that have not ended."""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        for pid in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
+            if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(int(pid))
+    return found
+
+
+@pytest.mark.slow
+def test_a_process_with_a_broken_image_ends_all_four(
+    arguments: Callable, tiny_dataset: str, tmp_path: Path
+) -> None:
+    """The image's name is told; those who wait for its process end too."""
+    json_file, folder = tiny_dataset.split("=")[1].rsplit(":", 1)
+    shutil.copytree(folder, tmp_path / "images")
+    (tmp_path / "images" / "3.png").write_bytes(b"no image")
+    data = ["--dataset", f"ga_broken={json_file}:{tmp_path / 'images'}", "--num-gpus", 4]
+    keys = {**KEYS, "DATASETS__TRAIN": "('ga_broken',)", "SOLVER__MAX_ITER": 100000}
+    run = start([TRAIN, *arguments("ga_rpn_R_50", *data, **keys, OUTPUT_DIR=tmp_path / "out")])
+    ranks: list[int] = []
+    while run.poll() is None and len(ranks) < 4:
+        ranks = processes_of(run)
+        time.sleep(0.2)
+    output = run.communicate(timeout=300)[0]
+    assert run.returncode == 1
+    assert "3.png" in output
+    assert len(ranks) == 4
+    for pid in ranks:
         assert not Path(f"/proc/{pid}").exists()
 
 
