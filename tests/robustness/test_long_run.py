@@ -48,6 +48,12 @@ def test_growth_at_the_start_is_no_growth(script: dict[str, Any]) -> None:
     assert script["judge"](rows)["problems"] == []
 
 
+def test_a_run_too_short_to_be_judged(script: dict[str, Any]) -> None:
+    rows = make_rows(rss_mib=40.0, files=9.0)
+    assert script["judge"](rows[:2]) == {"growth_in_100_iterations": {}, "problems": []}
+    assert len(script["judge"](rows[:10])["problems"]) == 2
+
+
 def test_measures_this_process(script: dict[str, Any], tmp_path: Path) -> None:
     before = script["measure"]()
     assert before["rss_mib"] > 50
@@ -64,7 +70,8 @@ def test_measures_this_process(script: dict[str, Any], tmp_path: Path) -> None:
 def test_a_short_run(script: dict[str, Any], tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--iterations", "60", "--output", str(tmp_path)]
     command += ["--plot", str(tmp_path / "plot.png")]
-    subprocess.run(command, check=True, capture_output=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "long_run.json").read_text())["rows"]
     assert [row["iteration"] for row in rows] == [50, 60]
     assert all(row["rss_mib"] > 50 and row["files"] > 3 and row["workers"] == 1 for row in rows)
