@@ -167,7 +167,7 @@ def _check_keypoints(cfg: CfgNode, dataset_name: str) -> None:
 def _check_solver(cfg: CfgNode, num_processes: int) -> None:
     solver = cfg.SOLVER
     workers = solver.REFERENCE_WORLD_SIZE or num_processes
-    if workers < 0 or solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % workers:
+    if workers < 0 or solver.IMS_PER_BATCH % workers:
         source = (
             f"SOLVER.REFERENCE_WORLD_SIZE {workers}"
             if solver.REFERENCE_WORLD_SIZE
@@ -182,8 +182,6 @@ def _check_solver(cfg: CfgNode, num_processes: int) -> None:
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE '{clip.CLIP_TYPE}' must be 'value', 'norm' (each "
             f"parameter alone) or '{FULL_MODEL}'"
         )
-    if clip.ENABLED and not clip.CLIP_VALUE > 0:
-        raise ConfigError(f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE {clip.CLIP_VALUE} must be above 0")
 
 
 def _check_augmented_test(cfg: CfgNode) -> None:

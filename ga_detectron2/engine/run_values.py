@@ -44,7 +44,7 @@ def _check_model(cfg: CfgNode) -> None:
     _number(cfg, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "at least 0", lambda x: x >= 0)
     try:
         torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # TypeError: no string
         raise _refuse(cfg, "MODEL.DEVICE", "'cuda', 'cuda:0' or 'cpu'") from error
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     channels = _CHANNELS.get(cfg.INPUT.FORMAT)
@@ -54,7 +54,7 @@ def _check_model(cfg: CfgNode) -> None:
         ("MODEL.PIXEL_MEAN", mean, math.isfinite),
         ("MODEL.PIXEL_STD", std, lambda x: 0 < x < math.inf),
     ):
-        if len(values) != channels or not all(_is_number(x) and is_right(x) for x in values):
+        if not _are_numbers(values, is_right) or len(values) != channels:
             above = " above 0" if key.endswith("STD") else ""
             need = f"{channels} finite numbers{above}, for INPUT.FORMAT {cfg.INPUT.FORMAT}"
             raise _refuse(cfg, key, need)
@@ -101,7 +101,7 @@ def _check_input(cfg: CfgNode, eval_only: bool) -> None:
         _one_of(cfg, "INPUT.CROP.TYPE", _CROPS)
         most = 1 if cfg.INPUT.CROP.TYPE.startswith("relative") else math.inf
         size = cfg.INPUT.CROP.SIZE
-        if len(size) != 2 or not all(_is_number(x) and 0 < x <= most for x in size):
+        if not _are_numbers(size, lambda x: 0 < x <= most) or len(size) != 2:
             of = "shares from 0 to 1" if most == 1 else "pixels"
             need = f"a height and a width above 0, {of}, for {cfg.INPUT.CROP.TYPE}"
             raise _refuse(cfg, "INPUT.CROP.SIZE", need)
@@ -109,6 +109,7 @@ def _check_input(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def _check_solver(cfg: CfgNode) -> None:
+    _number(cfg, "SOLVER.IMS_PER_BATCH", "at least 1", lambda x: x >= 1)
     _number(cfg, "SOLVER.BASE_LR", "at least 0", lambda x: x >= 0)
     _number(cfg, "SOLVER.MOMENTUM", "from 0 to below 1", lambda x: 0 <= x < 1)
     _number(cfg, "SOLVER.WEIGHT_DECAY", "at least 0", lambda x: x >= 0)
@@ -122,12 +123,14 @@ def _check_solver(cfg: CfgNode) -> None:
     _one_of(cfg, "SOLVER.WARMUP_METHOD", ("linear", "constant"))
     steps = cfg.SOLVER.STEPS
     if (
-        not all(isinstance(x, int) and x > 0 for x in steps)
+        not isinstance(steps, Sequence)
+        or not all(isinstance(x, int) and x > 0 for x in steps)
         or sorted(steps) != list(steps)
         or len(set(steps)) < len(steps)
     ):
         raise _refuse(cfg, "SOLVER.STEPS", "iterations in rising order, each above 0")
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+        _number(cfg, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "above 0", lambda x: x > 0, finite=False)
         # inf is the norm of the largest value.
         _number(cfg, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "above 0", lambda x: x > 0, finite=False)
 
@@ -155,6 +158,11 @@ def _get(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
+
+
+def _are_numbers(values: Any, is_right: Callable[[float], bool]) -> bool:
+    # null, which yacs takes for a value of any type, is no sequence.
+    return isinstance(values, Sequence) and all(_is_number(x) and is_right(x) for x in values)
 
 
 def _is_number(value: Any) -> bool:

@@ -46,11 +46,15 @@ def refused(config: str, key: str, value: object) -> str:
         ("SOLVER.WARMUP_FACTOR", NAN),
         ("SOLVER.WARMUP_METHOD", "none"),
         ("SOLVER.LR_SCHEDULER_NAME", "MultiStepLR"),
+        ("SOLVER.IMS_PER_BATCH", 0),
+        ("SOLVER.IMS_PER_BATCH", None),
+        ("SOLVER.STEPS", None),
         ("SOLVER.STEPS", (5, 3)),
         ("SOLVER.STEPS", (0,)),
         ("SOLVER.STEPS", (3, 3)),
         ("SOLVER.CHECKPOINT_PERIOD", 0),
         ("SOLVER.CHECKPOINT_PERIOD", -1),
+        ("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", None),
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", -1.0),
         ("INPUT.MIN_SIZE_TRAIN", ()),
         ("INPUT.MIN_SIZE_TRAIN", (-5,)),
@@ -60,10 +64,12 @@ def refused(config: str, key: str, value: object) -> str:
         ("INPUT.MAX_SIZE_TEST", 0),
         ("INPUT.FORMAT", "XYZ"),
         ("INPUT.RANDOM_FLIP", "diagonal"),
+        ("MODEL.PIXEL_MEAN", None),
         ("MODEL.PIXEL_MEAN", [1.0]),
         ("MODEL.PIXEL_MEAN", [NAN, 1.0, 1.0]),
         ("MODEL.PIXEL_STD", [0.0, 1.0, 1.0]),
         ("MODEL.DEVICE", "gpu"),
+        ("MODEL.DEVICE", None),
         ("MODEL.META_ARCHITECTURE", "GARetinanet"),
         ("MODEL.BACKBONE.NAME", "resnet"),
         ("MODEL.PROPOSAL_GENERATOR.NAME", "GARPN"),
@@ -98,6 +104,8 @@ def test_values_of_crops_and_ranges() -> None:
     check(*crop, "absolute", "INPUT.CROP.SIZE", [50, 60])
     with pytest.raises(ConfigError, match=r"INPUT\.CROP\.SIZE \[2, 1\] must be .*shares"):
         check(*crop, "relative", "INPUT.CROP.SIZE", [2, 1])
+    with pytest.raises(ConfigError, match=r"INPUT\.CROP\.SIZE None must be .*shares"):
+        check(*crop, "relative", "INPUT.CROP.SIZE", None)
     with pytest.raises(ConfigError, match=r"INPUT\.CROP\.TYPE 'rel' must be one of"):
         check(*crop, "rel")
     ranges = ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN")
@@ -191,6 +199,18 @@ def test_any_value_of_any_key(config: str, values: dict) -> None:
     flat = [part for pair in values.items() for part in pair]
     with contextlib.suppress(ConfigError):
         check_run(load_config(str(CONFIGS / f"{config}.yaml"), [*RIGHT, *flat]))
+
+
+@pytest.mark.parametrize("config", ["ga_faster_R_50", "ga_retinanet_R_50"])
+def test_null_for_every_key(config: str) -> None:
+    # yacs takes it for a value of any type.
+    enabled = ("INPUT.CROP.ENABLED", True, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+    right = load_config(str(CONFIGS / f"{config}.yaml"), [*RIGHT, *enabled])
+    for key in KEYS:
+        cfg = right.clone()
+        cfg.merge_from_list([key, None])
+        with contextlib.suppress(ConfigError):
+            check_run(cfg)
 
 
 @settings(max_examples=EXAMPLES)
