@@ -32,9 +32,10 @@ def test_peak_allocated_is_the_highest_sum_of_tensors(benchmark_module) -> None:
 
 def test_peak_memory_is_near_what_a_step_fills(benchmark_module) -> None:
     def step() -> None:
-        torch.ones(64 * MIB // 4)
+        torch.ones(256 * MIB // 4)
 
-    assert benchmark_module("measure").peak_memory(step, "cpu") == pytest.approx(64, abs=8)
+    # The kernel counts pages in batches, the larger the more cores there are.
+    assert benchmark_module("measure").peak_memory(step, "cpu") == pytest.approx(256, abs=64)
 
 
 def test_a_process_of_its_own_answers_or_says_what_failed(benchmark_module) -> None:

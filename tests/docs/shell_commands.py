@@ -78,7 +78,7 @@ def commands_of(block: str, shadow: Path) -> list[Command]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=300,
         check=False,
     )
     assert finished.returncode == 0, f"{finished.stderr.strip()}, in:\n{block}"

@@ -30,6 +30,7 @@ from ga_detectron2.engine.trained_model import find_weights
 from ga_detectron2.evaluation.diagnosis import format_diagnosis
 from ga_detectron2.model_zoo import download
 from tests.docs.pages import DOCS, PROJECT
+from tests.model_zoo.server import closed_port
 
 PAGE = DOCS / "troubleshooting.md"
 CONFIG = str(PROJECT / "configs" / "small" / "ga_rpn_R_18.yaml")
@@ -121,10 +122,13 @@ def other_file(folder: Path) -> str:
 
 
 def given_up(folder: Path) -> str:
-    with mock.patch.object(download, "PAUSE", 0):
-        return error_of(
-            download._download_part, "http://127.0.0.1:9/weights.pth", str(folder / "w.part")
-        )
+    with (
+        mock.patch.object(download, "PAUSE", 0),
+        mock.patch.dict("os.environ", no_proxy="127.0.0.1"),
+        closed_port() as port,
+    ):
+        address = f"http://127.0.0.1:{port}/weights.pth"
+        return error_of(download._download_part, address, str(folder / "w.part"))
 
 
 def loss_not_finite(_folder: Path) -> str:

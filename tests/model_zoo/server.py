@@ -1,5 +1,6 @@
 """A small HTTP server on 127.0.0.1 that can be told to misbehave."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ class FileServer:
         ranges: whether requests for a part of a file are understood.
         lengths: whether Content-Length is sent.
         pause: seconds before each 64 KiB.
+        stalls_at: before which byte a connection waits until this is None.
         requests: (path, first byte asked for) of each request so far.
         sent: number of bytes sent so far.
     """
@@ -28,6 +30,7 @@ class FileServer:
         self.ranges = True
         self.lengths = True
         self.pause = 0.0
+        self.stalls_at: int | None = None
         self.requests: list[tuple[str, int]] = []
         self.sent = 0
         self.address = ""
@@ -67,6 +70,8 @@ def serve() -> Iterator[FileServer]:
         def _send(self, content: bytes) -> None:
             for i in range(0, len(content), 1 << 16):
                 time.sleep(state.pause)
+                while state.stalls_at is not None and i >= state.stalls_at:
+                    time.sleep(0.01)
                 try:
                     self.wfile.write(content[i : i + (1 << 16)])
                 except OSError:  # whoever asked has gone
@@ -87,3 +92,11 @@ def serve() -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port at which nobody answers, and that nobody else gets."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]

@@ -121,13 +121,14 @@ def test_stopwatch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_peak_memory_is_that_of_this_process() -> None:
     before = module._peak_rss()
-    block = np.ones(1 << 26, dtype=np.uint8)
+    block = np.ones(1 << 28, dtype=np.uint8)
     grown = module._peak_rss()
-    assert block.nbytes == 1 << 26
+    assert block.nbytes == 1 << 28
     assert before > 50 << 20
-    # What was free before may be used again, hence not always the whole block.
+    # What was free before may be used again, hence not always the whole block. The kernel counts
+    # pages in batches, the larger the more cores there are.
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    assert grown >= resident - (1 << 22)
+    assert grown >= resident - (1 << 26)
 
 
 @pytest.mark.slow
