@@ -2,11 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pickle
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +16,7 @@ from detectron2.modeling import build_model
 from ga_detectron2.data import coco_subset
 from ga_detectron2.engine import ConfigError, load_config
 from ga_detectron2.engine.proposal_dump import ProposalDump, as_proposal_network
-
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.engine.jobs import PROJECT, finish, free_port, start
 
 
 def load_script(name: str) -> ModuleType:
@@ -196,24 +191,14 @@ def test_converts_mmdetections_file(
 def test_two_machines_of_two_processes(dump_arguments: Callable, tmp_path: Path) -> None:
     """Four processes on six images, a shard each: two have two of them, and none is lost."""
     load_script("dump_proposals").main(dump_arguments("--output", str(tmp_path / "one.pkl")))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        url = f"tcp://127.0.0.1:{sock.getsockname()[1]}"
-    options = ["--num-gpus", "2", "--num-machines", "2", "--dist-url", url, "--shard-size", "1",
+    options = ["--num-gpus", "2", "--num-machines", "2", "--shard-size", "1",
+               "--dist-url", f"tcp://127.0.0.1:{free_port()}",
                "--output", str(tmp_path / "four.pkl")]  # fmt: skip
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "dump_proposals.py"),
-             *dump_arguments(*options, "--machine-rank", str(rank))],
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    outputs = [run.communicate(timeout=1500)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
+    script = PROJECT / "tools" / "dump_proposals.py"
+    jobs = [
+        start([script, *dump_arguments(*options, "--machine-rank", str(rank))]) for rank in (0, 1)
+    ]
+    outputs = finish(*jobs)
     # Every shard was made once, by one of them.
     assert sum(output.count(f"Shard {i} of 6") for output in outputs for i in range(1, 7)) == 6
     assert "proposals" in outputs[0].splitlines()[-1]

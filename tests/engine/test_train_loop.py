@@ -1,9 +1,6 @@
 """A loss that stops being finite ends the run under its name."""
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from ga_detectron2.engine.train_loop import GASimpleTrainer, losses_on_host
+from tests.engine.jobs import ended_afterwards, start
 
 
 class Losses(torch.nn.Module):
@@ -78,18 +76,11 @@ def test_losses_of_several_types_come_to_the_host() -> None:
 @pytest.mark.slow
 def test_a_loss_of_another_process_ends_all_of_them() -> None:
     """Whichever process is heard, it tells the iteration and which loss it was."""
-    script = Path(__file__).with_name("two_processes_one_bad.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(script.parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode != 0
-    last = done.stderr.strip().splitlines()
-    told = [line for line in last if line.startswith("FloatingPointError")]
-    assert told, done.stderr
+    job = start([Path(__file__).with_name("two_processes_one_bad.py")])
+    with ended_afterwards(job):
+        output = job.output()
+    assert job.returncode != 0
+    told = [line for line in output.splitlines() if line.startswith("FloatingPointError")]
+    assert told, output
     assert "iteration" in told[-1]
-    assert "loss_b" in done.stderr.split("FloatingPointError", 1)[1]
+    assert "loss_b" in output.split("FloatingPointError", 1)[1]

@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +12,7 @@ from detectron2.modeling import build_model
 
 from ga_detectron2.data import register_datasets
 from ga_detectron2.engine import load_config
+from tests.engine.jobs import finish, free_port, start
 from tests.recipes.runs import (
     CONFIGS,
     GA_LOSSES,
@@ -275,10 +272,8 @@ def test_mixed_precision(train_net, arguments: Callable, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_two_machines(arguments: Callable, tmp_path: Path) -> None:
     """Both on this one, with a process each, which find each other by the address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    processes = []
+    url = f"tcp://127.0.0.1:{free_port()}"
+    jobs = []
     for rank in (0, 1):
         argv = arguments(
             "ga_rpn_R_50",
@@ -286,23 +281,8 @@ def test_two_machines(arguments: Callable, tmp_path: Path) -> None:
             OUTPUT_DIR=tmp_path / f"machine{rank}",
             DATASETS__TEST="()",
         )
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "train_net.py"), *argv],
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    try:
-        outputs = [process.communicate(timeout=200) for process in processes]
-    finally:  # one waits for the other
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, errors[-2000:]
-    assert "World size: 2" in outputs[0][0]
+        jobs.append(start([PROJECT / "tools" / "train_net.py", *argv]))
+    assert "World size: 2" in finish(*jobs)[0]
     check_losses(tmp_path / "machine0", GA_LOSSES)
     assert (tmp_path / "machine0" / "model_final.pth").is_file()
     assert not (tmp_path / "machine1" / "model_final.pth").exists()
