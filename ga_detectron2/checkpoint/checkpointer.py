@@ -21,6 +21,7 @@ from .conversion import (
 )
 from .errors import CheckpointError
 from .files import read_checkpoint_file
+from .tensors import check_tensors
 
 __all__ = ["GACheckpointer"]
 
@@ -183,14 +184,21 @@ class GACheckpointer(DetectionCheckpointer):
         return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        check_tensors(checkpoint["model"])
+        if not checkpoint["model"]:
+            raise CheckpointError("holds no tensor")
         model_state = self.model.state_dict()
-        names = [str(name).removeprefix("module.") for name in checkpoint["model"]]
+        names = [name.removeprefix("module.") for name in checkpoint["model"]]
         by_heuristics = bool(checkpoint.get("matching_heuristics", False))
         if not by_heuristics and not any(name in model_state for name in names):
             weights = convert_weights(checkpoint["model"])
             by_heuristics = weights.is_backbone
             self._use_converted(checkpoint, weights)
-        incompatible = super()._load_model(checkpoint)
+        try:
+            incompatible = super()._load_model(checkpoint)
+        except Exception as e:  # detectron2, fvcore and torch each count on tensors that fit.
+            reason = (str(e).strip() or type(e).__name__).splitlines()
+            raise CheckpointError(f"cannot be put into this model ({' '.join(reason[:2])})") from e
         checkpoint.pop("matching_heuristics", None)
         if by_heuristics:
             missing = [n for n in incompatible.missing_keys if is_backbone_name(n) and is_needed(n)]

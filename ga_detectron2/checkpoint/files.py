@@ -1,5 +1,6 @@
 """What a file of weights holds, whoever wrote it, without executing anything in it."""
 
+import io
 import pickle
 import re
 import tarfile
@@ -12,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 
 from .errors import CheckpointError
 from .numpy_pickle import load_numpy_pickle
+from .pickle_check import check_pickle
 
 __all__ = ["read_checkpoint_file"]
 
@@ -65,6 +67,7 @@ def _load_torch(file: BinaryIO, is_zip: bool) -> Any:
                 raise CheckpointError(f"damaged (the checksum of its part '{damaged}' differs)")
             file.seek(0)
         _refuse_programs(file, is_zip)
+        _check_pickles(file, is_zip)
         return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -95,6 +98,18 @@ def _refuse_programs(file: BinaryIO, is_zip: bool) -> None:
         refused = tarfile.is_tarfile(file)
     if refused:
         raise CheckpointError(f"{kind}, not weights; nothing in it was executed")
+    file.seek(0)
+
+
+def _check_pickles(file: BinaryIO, is_zip: bool) -> None:
+    """See :func:`check_pickle`: torch's own unpickler would take as long."""
+    if is_zip:
+        reader = torch._C.PyTorchFileReader(file)
+        check_pickle(io.BytesIO(reader.get_record("data.pkl")))
+    else:
+        # A number, a version, the system, the content, and the keys of the storages behind them.
+        for _ in range(5):
+            check_pickle(file)
     file.seek(0)
 
 

@@ -24,6 +24,7 @@ import torch
 
 from .errors import CheckpointError
 from .name_template import NameTemplate
+from .tensors import check_tensors
 
 __all__ = ["convert_mmdet_names", "convert_mmdet_state_dict", "find_mmdet_names"]
 
@@ -273,15 +274,8 @@ def _get_tensors(content: Any) -> dict[str, torch.Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise CheckpointError(f"expected a dictionary of tensors, not {type(content).__name__}")
-    result = {}
-    for name, value in content.items():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(value)
-        if not isinstance(name, str):
-            raise CheckpointError(f"expected a dictionary of tensors by names, but has {name!r}")
-        if not isinstance(value, torch.Tensor):
-            raise CheckpointError(
-                f"expected a dictionary of tensors, but '{name}' is of type {type(value).__name__}"
-            )
-        result[name] = value
-    return result
+    check_tensors(content)
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in content.items()
+    }

@@ -7,9 +7,7 @@ and dictionaries need are known, and each leads to a record of this module, whic
 is given and copies the numbers out of it.
 """
 
-import os
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import IO, Any
@@ -17,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from .errors import CheckpointError
+from .pickle_check import check_pickle
 
 __all__ = ["load_numpy_pickle"]
 
@@ -38,7 +37,9 @@ def load_numpy_pickle(file: IO[bytes]) -> Any:
         CheckpointError: if the file is damaged, or asks for anything else.
     """
     try:
-        _check_numbers(file)
+        start = file.tell()
+        check_pickle(file)
+        file.seek(start)
         content = _Unpickler(file, encoding="latin1").load()
         return _Values().to_arrays(content)
     except CheckpointError:
@@ -53,7 +54,7 @@ class _DType:
     def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
         self.dtype = np.dtype(_as_text(code))
         if self.dtype.kind not in "biufc":
-            raise CheckpointError(f"holds an array of type {code!r}, not of numbers")
+            raise CheckpointError(f"holds an array of type {self.dtype}, not of numbers")
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, subarray, names, fields, ...): all but the second are for types
@@ -99,7 +100,7 @@ def _scalar(dtype: Any, data: Any) -> Any:
 def _encode(text: str, encoding: str) -> bytes:
     """Stands for ``codecs.encode``, by which protocol 2 writes bytes."""
     if encoding not in ("latin1", "latin-1"):
-        raise CheckpointError(f"holds bytes in the encoding {encoding!r}")
+        raise CheckpointError("holds bytes in another encoding than latin-1")
     return text.encode("latin1")
 
 
@@ -120,11 +121,26 @@ def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 
 
 def _as_text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        return value.decode("latin1")
+    # Not of whatever it is: that can be as long as lists within lists make it.
+    if not isinstance(value, str):
+        raise CheckpointError(f"holds a {type(value).__name__} where text belongs")
+    return value
+
+
+def _ordered(pairs: Any = ()) -> OrderedDict:
+    """Stands for ``collections.OrderedDict``, of which Python 2 writes the pairs with it."""
+    result: OrderedDict = OrderedDict()
+    for key, value in pairs:
+        if not isinstance(key, str | bytes | int):
+            raise CheckpointError(f"holds a {type(key).__name__} as a name")
+        result[key] = value
+    return result
 
 
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): _ordered,
     ("_codecs", "encode"): _encode,
     ("__builtin__", "bytes"): _no_bytes,
     ("builtins", "bytes"): _no_bytes,
@@ -144,21 +160,6 @@ class _Unpickler(pickle.Unpickler):
                 f"asks for '{module}.{name}', which arrays do not need; it was not executed"
             )
         return _KNOWN[module, name]
-
-
-def _check_numbers(file: IO[bytes]) -> None:
-    """Refuse a pickle that numbers its objects higher than it has bytes.
-
-    An unpickler makes room for all numbers up to the highest, at once.
-    """
-    start = file.tell()
-    size = file.seek(0, os.SEEK_END)
-    file.seek(start)
-    for opcode, number, _ in pickletools.genops(file):
-        puts = opcode.name in ("LONG_BINPUT", "PUT")
-        if puts and number is not None and number > size:
-            raise CheckpointError(f"damaged: holds an object with the number {number}")
-    file.seek(start)
 
 
 class _Values:

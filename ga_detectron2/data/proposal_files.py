@@ -76,7 +76,7 @@ def read_proposals(path: str) -> Proposals:
 def _problem(image: Any, boxes: Any, logits: Any) -> str | None:
     """What is wrong with the proposals of an image."""
     if not isinstance(image, int | str | np.integer):
-        return f"an image has the id {image!r}, which is neither a number nor a name"
+        return f"an image has the id of a {type(image).__name__}, not a number or a name"
     for what, values in (("boxes", boxes), ("scores", logits)):
         if not isinstance(values, np.ndarray):
             return f"image {image} has no array of {what}"

@@ -219,6 +219,9 @@ def _first_problem(contents: dict[str, Any]) -> str | None:
     for i, category in enumerate(contents["categories"]):
         if not isinstance(category["name"], str):
             return f"categories[{i}] has the name {category['name']!r}, which is no text"
+        points = category.get("keypoints") or []
+        if not isinstance(points, list) or not all(isinstance(x, str) for x in points):
+            return f"categories[{i}] has keypoints that are no list of names"
     for i, image in enumerate(contents["images"]):
         if not isinstance(image["file_name"], str) or not image["file_name"]:
             return f"images[{i}] has the file_name {image['file_name']!r}, which is no text"

@@ -54,7 +54,7 @@ def check_config_file(path: str, bases: tuple[str, ...] = ()) -> None:
         raise ConfigError(f"{path}: VERSION {version!r} must be 2 (or 1, for old files)")
     named = content.get("_BASE_", [])
     for base in named if isinstance(named, list) else [named]:
-        if not isinstance(base, str) or not base:
+        if not isinstance(base, str) or not _can_be_path(base):
             raise ConfigError(f"{path}: _BASE_ {base!r} must be the path of a YAML file")
         if "://" not in base:
             base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
@@ -62,6 +62,14 @@ def check_config_file(path: str, bases: tuple[str, ...] = ()) -> None:
         if os.path.realpath(base) in chain:
             raise ConfigError(f"{path}: _BASE_ {base} is based on this file itself")
         check_config_file(base, chain)
+
+
+def _can_be_path(text: str) -> bool:
+    """Whether the system could have a file of this name."""
+    try:
+        return bool(os.fsencode(text)) and "\0" not in text
+    except UnicodeEncodeError:
+        return False
 
 
 def _items(content: dict[Any, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -90,6 +90,8 @@ def changed(path: tuple[Any, ...], value: Any) -> bytes:
         (("images", 0, "width"), "6", r"images\[0\] has the width '6'"),
         (("images", 0, "file_name"), 3, r"images\[0\] has the file_name 3"),
         (("categories", 0, "name"), 3, r"categories\[0\] has the name 3"),
+        (("categories", 0, "keypoints"), [7], r"categories\[0\] has keypoints that are no list"),
+        (("categories", 0, "keypoints"), 7, r"categories\[0\] has keypoints that are no list"),
         (("images", 0), None, r"images\[0\] has no 'id'"),
         (("annotations",), {}, "no list 'annotations'"),
     ],

@@ -142,6 +142,8 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (b"MODEL: [1]\n", "Type mismatch"),
         (b'_BASE_: "mine.yaml"\n', "is based on this file itself"),
         (b"_BASE_: 3\n", "_BASE_ 3 must be the path"),
+        (b'_BASE_: "\\uD800"\n', "must be the path"),
+        (b'_BASE_: "\\0"\n', "must be the path"),
         (b"VERSION: 7\n", "VERSION 7 must be 2"),
         (b"VERSION: two\n", "VERSION 'two' must be 2"),
         (b"[" * 3000, "nested too deeply"),

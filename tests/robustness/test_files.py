@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.checkpoint import CheckpointError, numpy_pickle
+from ga_detectron2.checkpoint import CheckpointError, GACheckpointer, numpy_pickle
 from ga_detectron2.checkpoint.files import read_checkpoint_file
 from ga_detectron2.data.proposal_files import (
     ProposalFileError,
@@ -164,6 +164,104 @@ def test_a_high_number_of_an_object_takes_no_memory(tmp_path: Path, name: str, p
     with pytest.raises((CheckpointError, ProposalFileError), match="the number 536870911"):
         SOURCES[name][1](str(tmp_path / "bomb"))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20
+
+
+def in_torch_file(content: bytes, old: bool) -> bytes:
+    """A file of torch whose content is this pickle."""
+    buffer = io.BytesIO()
+    if old:
+        for head in (0x1950A86A20F9469CFC6C, 1001, {}):
+            pickle.dump(head, buffer, protocol=2)
+        buffer.write(content + pickle.dumps([], protocol=2))
+    else:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3\n")
+    return buffer.getvalue()
+
+
+WRAPS: dict[str, Callable[[bytes], bytes]] = {
+    "proposals": bytes,
+    "mmdet proposals": bytes,
+    "weights": functools.partial(in_torch_file, old=False),
+    "old weights": functools.partial(in_torch_file, old=True),
+    "numpy weights": bytes,
+}
+
+
+@pytest.mark.parametrize("name", WRAPS)
+@pytest.mark.parametrize("end", [b"Ns.", b"\x85R."], ids=["key", "function"])
+def test_tuples_within_tuples_take_no_time(tmp_path: Path, name: str, end: bytes) -> None:
+    """Each holds the one before twice: to hash the last is to look at 2**60 of them."""
+    start = b"}" if end == b"Ns." else b"ccollections\nOrderedDict\n"
+    tower = b")" + b"q\x01h\x01\x86" * 60
+    for content in (tower, tower.replace(b"q\x01h\x01", b"2"), b"(" * 2 + tower + b"1l0" + tower):
+        (tmp_path / "bomb").write_bytes(WRAPS[name](b"\x80\x02" + start + content + end))
+        with pytest.raises((CheckpointError, ProposalFileError), match="bytes of it stand for"):
+            SOURCES[name][1](str(tmp_path / "bomb"))
+
+
+@pytest.mark.parametrize("name", WRAPS)
+def test_many_keys_of_many_values_take_no_time(tmp_path: Path, name: str) -> None:
+    """Each key alone would be no harm."""
+    tower = b")" + b"q\x01h\x01\x86" * 16
+    content = b"\x80\x02" + tower + b"q\x020}" + b"h\x02Ns" * 100 + b"."
+    (tmp_path / "bomb").write_bytes(WRAPS[name](content))
+    with pytest.raises((CheckpointError, ProposalFileError), match="bytes of it stand for"):
+        SOURCES[name][1](str(tmp_path / "bomb"))
+
+
+def test_ordered_dictionaries_have_names() -> None:
+    """A list can be filled behind the back of the check, but what it holds is not hashed."""
+
+    def read(key: bytes) -> Any:
+        pairs = b"]q\x01]" + key + b"aK\x05aa"
+        call = b"0ccollections\nOrderedDict\nh\x01\x85R."
+        return numpy_pickle.load_numpy_pickle(io.BytesIO(b"\x80\x02" + pairs + call))
+
+    assert read(b"U\x01a") == {"a": 5}
+    with pytest.raises(CheckpointError, match="a tuple as a name"):
+        read(b")")
+
+
+@pytest.mark.parametrize("name", ["proposals", "mmdet proposals", "numpy weights"])
+def test_lists_where_text_belongs_are_not_written_out(tmp_path: Path, name: str) -> None:
+    lists = b"]q\x01" + b"0](h\x01h\x01eq\x01" * 60
+    (tmp_path / "bomb").write_bytes(b"\x80\x02cnumpy\ndtype\n" + lists + b"\x85R.")
+    with pytest.raises((CheckpointError, ProposalFileError), match="a list where text belongs"):
+        SOURCES[name][1](str(tmp_path / "bomb"))
+
+
+class Small(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.zeros(6))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": {"a": "text"}}, "'a' is of type str"),
+        ({"model": {"a": torch.ones(6), 5: torch.ones(6)}}, "by names, but has 5"),
+        ({"model": {}}, "holds no tensor"),
+        ({"model": {}, "matching_heuristics": True}, "holds no tensor"),
+        ({"model": {"a": torch.ones(6, dtype=torch.bool).to_sparse()}}, "cannot be put into"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, content: dict, message: str) -> None:
+    path = str(tmp_path / "a.pth")
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as error:
+        GACheckpointer(Small()).load(path)
+    assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_that_torch_does_not_have(tmp_path: Path) -> None:
+    values = {"a": np.ones(6, np.uint16), "__author__": "x"}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": values, "__author__": "x"}))
+    with pytest.raises(CheckpointError, match="type"):
+        GACheckpointer(Small()).load(str(tmp_path / "a.pkl"))
 
 
 def test_a_zip_of_something_else(tmp_path: Path) -> None:
