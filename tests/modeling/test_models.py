@@ -622,7 +622,9 @@ def test_bfloat16_autocast(kind):
     for name, loss in losses.items():
         assert loss.isfinite()
         if kind != "boxes" or "rpn" in name or "anchor" in name:  # the others are sampled
-            assert loss.item() == pytest.approx(expected[name].item(), rel=0.05, abs=1e-3), name
+            # Rounding may match another guided anchor with a box, of the few that are matched.
+            rel = 0.05 if name in ANCHOR_LOSSES else 0.25
+            assert loss.item() == pytest.approx(expected[name].item(), rel=rel, abs=1e-3), name
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
