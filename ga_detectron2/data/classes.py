@@ -40,6 +40,11 @@ class ModelClasses(NamedTuple):
     number: int
     key: str
 
+    @property
+    def of_roi_heads(self) -> bool:
+        """Whether the model classifies proposals."""
+        return "roi_heads" in self.key.lower()
+
 
 def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
     """None for a model without classes (``ProposalNetwork``), or of an unknown architecture."""

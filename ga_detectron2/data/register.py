@@ -216,6 +216,13 @@ def _first_problem(contents: dict[str, Any]) -> str | None:
             if identity in seen:
                 return f"{key}[{i}] has the id {identity}, which an earlier one has"
             seen.add(identity)
+    first_id = contents["images"][0]["id"]
+    for i, image in enumerate(contents["images"]):
+        if isinstance(image["id"], str) != isinstance(first_id, str):
+            return (
+                f"images[{i}] has the id {image['id']!r}, but images[0] {first_id!r}; all must be "
+                "numbers, or all names"
+            )
     for i, category in enumerate(contents["categories"]):
         if not isinstance(category["name"], str):
             return f"categories[{i}] has the name {category['name']!r}, which is no text"

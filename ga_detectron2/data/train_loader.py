@@ -13,6 +13,7 @@ from detectron2.data import (
 from detectron2.utils import comm
 from torch.utils.data import Dataset, Sampler
 
+from .boxes import BoxCheckedMapper
 from .classes import ClassCheckedMapper, ModelClasses, check_record_classes, classes_of_model
 from .images import NamingDatasetMapper
 from .seeds import derive_seed, seeded
@@ -62,7 +63,9 @@ def make_train_loader(
         seed: what chance follows from; the same in all processes.
         make_sampler: makes ``parts["sampler"]`` anew where another seed is to be followed.
         classes: of the model, if it has any. They are compared with those of all objects at once,
-            or as they are loaded where a mapper of one's own may change them.
+            or as they are loaded where a mapper of one's own may change them. For ROI heads such a
+            mapper's boxes are looked at, too: the loader raises :class:`.BoxError` for those that
+            they cannot take.
 
     Returns:
         a :class:`TrainLoader`; or detectron2's own loader for data that cannot be put into an order
@@ -78,7 +81,11 @@ def make_train_loader(
         if isinstance(records, list) and type(parts["mapper"]) in _KEEP_CLASSES:
             check_record_classes(records, classes)
         else:
-            parts = {**parts, "mapper": ClassCheckedMapper(parts["mapper"], classes)}
+            mapper = ClassCheckedMapper(parts["mapper"], classes)
+            parts = {
+                **parts,
+                "mapper": BoxCheckedMapper(mapper) if classes.of_roi_heads else mapper,
+            }
     if not isinstance(records, list) or (
         grouped and not all("width" in r and "height" in r for r in records)
     ):

@@ -426,7 +426,7 @@ def main() -> None:
         (folder / "corpus" / f"seed{i}").write_bytes(seed)
     options = [f"-runs={args.runs}", f"-max_total_time={args.seconds}", f"-seed={args.seed}"]
     options += [f"-artifact_prefix={folder}/", "-max_len=8192", "-timeout=3000", "-len_control=0"]
-    options += ["-rss_limit_mb=4096", "-print_final_stats=1"]
+    options += ["-mutate_depth=2", "-rss_limit_mb=4096", "-print_final_stats=1"]
     atheris.Setup(
         [sys.argv[0], *options, str(folder / "corpus")], target, custom_mutator=make_mutator(reader)
     )

@@ -3,6 +3,7 @@
 Models have the backbone of ``benchmarks/numerical_soak.py``.
 """
 
+import contextlib
 import math
 import runpy
 from collections import Counter
@@ -16,6 +17,7 @@ from detectron2.utils.events import EventStorage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ga_detectron2.data.boxes import BoxCheckedMapper, BoxError
 from ga_detectron2.modeling import losses
 from ga_detectron2.modeling.anchors import make_cell_grid
 from ga_detectron2.modeling.matching import MatchRule, match_anchors
@@ -119,6 +121,26 @@ def test_any_boxes_in_any_image(
     models: dict[str, torch.nn.Module], family: str, size: tuple[int, int], boxes: list
 ) -> None:
     step(models[family], [make_image(size, boxes)])
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    boxes=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), max_size=6),
+    turn=st.booleans(),
+)
+def test_roi_heads_take_what_the_loader_lets_through(
+    models: dict[str, torch.nn.Module], size: tuple[int, int], boxes: list, turn: bool
+) -> None:
+    if turn:
+        boxes = [
+            (min(a, c), min(b, d), max(a, c), max(b, d))
+            for a, b, c, d in boxes
+            if max(map(abs, (a, b, c, d))) < 400
+        ]
+    image = make_image(size, boxes)
+    with contextlib.suppress(BoxError):
+        step(models["faster"], [BoxCheckedMapper(lambda x: x)(image)])
 
 
 @pytest.mark.parametrize("family", ["rpn", "retinanet"])

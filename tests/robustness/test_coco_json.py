@@ -66,6 +66,7 @@ def changed(path: tuple[Any, ...], value: Any) -> bytes:
         (("images", 1, "id"), 5, r"images\[1\] has the id 5, which an earlier"),
         (("annotations", 1, "id"), 1, r"annotations\[1\] has the id 1, which an earlier"),
         (("categories", 1, "id"), 7, r"categories\[1\] has the id 7, which an earlier"),
+        (("images", 1, "id"), "b", r"images\[1\] has the id 'b', but images\[0\] 5; all must be"),
         (("annotations", 0, "id"), None, r"annotations\[0\] has the id None"),
         (("annotations", 0, "image_id"), 6, r"annotations\[0\] is of image 6"),
         (("annotations", 0, "image_id"), [9], r"annotations\[0\] is of image \[9\]"),
