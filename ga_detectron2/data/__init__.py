@@ -1,5 +1,6 @@
 """The embedded data set, and helpers to register others. Importing this registers the former."""
 
+from .boxes import BoxError
 from .classes import ClassError, check_num_classes
 from .embedded import register_embedded_datasets
 from .errors import DataError
@@ -14,6 +15,7 @@ from .train_loader import TrainLoader, build_train_loader, make_train_loader
 
 __all__ = [
     "CLASS_NAMES",
+    "BoxError",
     "ClassError",
     "DataError",
     "DatasetArgument",

@@ -16,11 +16,13 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import TrainerBase
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 import ga_detectron2
 from ga_detectron2.checkpoint.conversion import ConvertedWeights, check_fit
 from ga_detectron2.data import embedded
+from ga_detectron2.data.boxes import BoxCheckedMapper
 from ga_detectron2.data.classes import ModelClasses, check_record_classes
 from ga_detectron2.data.images import read_rgb
 from ga_detectron2.engine import check_run, load_config, resumable
@@ -178,6 +180,11 @@ def wrong_class(_folder: Path) -> str:
     return error_of(check_record_classes, records, classes)
 
 
+def wrong_box(_folder: Path) -> str:
+    found = {"instances": Instances((4, 4), gt_boxes=Boxes(torch.tensor([[3.0, 3, 1, 1]])))}
+    return error_of(BoxCheckedMapper(lambda _: found), {})
+
+
 SAID_BY: dict[str, Callable[[Path], str]] = {
     "ga_detectron2 extends detectron2, which is not installed": without_detectron2,
     "there is no data set": unknown_dataset,
@@ -203,6 +210,7 @@ SAID_BY: dict[str, Callable[[Path], str]] = {
     "it cannot be read as a picture": damaged_picture,
     "there is no such file": lambda _: error_of(read_rgb, "absent.jpg"),
     "an object is of class ..., but MODEL.RETINANET.NUM_CLASSES is": wrong_class,
+    "an object has the box ... in an image of": wrong_box,
 }
 
 
