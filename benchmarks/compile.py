@@ -6,12 +6,14 @@ Every subject is a part of an R-50 model, as it is and compiled by inductor, tak
 first of the sizes. *compile* is the time of the first call, less one of the uncompiled kind; *graph
 breaks* are places where Python takes over. Then the other sizes follow in order, and *new graphs*
 says how many were compiled at each, and *new size* the longest first call at one: a detector sees
-images of many sizes. Without a C++ compiler, or where inductor fails or takes longer than --limit,
-the line says so. A line is a process of its own, which finds nothing compiled before. On two CPU
-cores inductor works on a backbone for minutes, since nearly every layer becomes a C++ file.
+images of many sizes. The backbone is compiled as MODEL.BACKBONE.COMPILE does it: its residual
+network, for all sizes. Without a C++ compiler, or where inductor fails or takes longer than
+--limit, the line says so. A line is a process of its own, which finds nothing compiled before. On
+two CPU cores inductor works on a backbone for minutes, since nearly every layer becomes a C++ file.
 """
 
 import argparse
+import copy
 import os
 import statistics
 import tempfile
@@ -38,6 +40,7 @@ from measure import (
 from torch import Tensor, nn
 
 from ga_detectron2.model_zoo import get_config
+from ga_detectron2.modeling.compilation import compile_backbone
 
 BOXES = 60
 SHARE = 0.05
@@ -47,7 +50,7 @@ class Subject:
     """A part of a model: how to call it, for any image size, with gradients or without."""
 
     def __init__(self, name: str, model: nn.Module, mode: str, args: argparse.Namespace):
-        self.model, self.mode, self.device = model, mode, args.device
+        self.name, self.model, self.mode, self.device = name, model, mode, args.device
         self.call: Callable[..., Any] = self._find(name)
         self.inputs = getattr(self, f"_{name}_inputs")
 
@@ -59,6 +62,14 @@ class Subject:
         if name == "rpn":
             return self.model.proposal_generator
         return self.model.head
+
+    def compile(self, backend: str) -> Callable[..., Any]:
+        """What to call instead."""
+        if self.name != "backbone":
+            return torch.compile(self.call, backend=backend)
+        model = copy.deepcopy(self.model)
+        compile_backbone(model, backend=backend)
+        return model.backbone
 
     def _images(self, size: tuple[int, int]) -> Tensor:
         height, width = (-(-s // 32) * 32 for s in size)
@@ -99,6 +110,8 @@ class Subject:
     def step(self, call: Callable[..., Any], size: tuple[int, int]) -> Callable[[], None]:
         """One call at a size; in training with a backward pass from everything it returns."""
         inputs = self.inputs(size)
+        if isinstance(call, nn.Module):
+            call.train(self.mode == "training")
         self.model.train(self.mode == "training")
 
         def run() -> None:
@@ -111,6 +124,8 @@ class Subject:
             assert isinstance(total, Tensor)
             total.backward()
             self.model.zero_grad(set_to_none=True)
+            if isinstance(call, nn.Module):
+                call.zero_grad(set_to_none=True)
 
         return run
 
@@ -158,7 +173,7 @@ def _measure_subject(
     eager = subject.step(subject.call, sizes[0])
     eager()
     try:
-        compiled_call = torch.compile(subject.call, backend=args.backend)
+        compiled_call = subject.compile(args.backend)
         compiled = subject.step(compiled_call, sizes[0])
         first = seconds(compiled, args.device)
         first_graphs, breaks = graphs(), sum(torch._dynamo.utils.counters["graph_break"].values())

@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 
 
 def add_ga_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.GUIDED_ANCHOR`` and ``TEST.PROPOSAL_RECALL_LIMITS`` to ``cfg``.
+    """Add ``MODEL.GUIDED_ANCHOR``, ``MODEL.BACKBONE.COMPILE``, ``TEST.PROPOSAL_RECALL_LIMITS``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
     sets the ones that differ in GA-RetinaNet. Whatever detectron2 already has a key for
@@ -47,6 +47,11 @@ def add_ga_config(cfg: CfgNode) -> None:
 
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
     _C.DEFORM_GROUPS = 4
+
+    # -- Speed -----------------------------------------------------------------------------------
+    # Have torch.compile make one program of the residual network: minutes at the start, a fifth or
+    # more of its time saved from then on (docs/benchmarks.md). For all models, not for exports.
+    cfg.MODEL.BACKBONE.COMPILE = False
 
     # -- Evaluation ------------------------------------------------------------------------------
     # Numbers of proposals an image at which the average recall of proposals is reported.

@@ -98,7 +98,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
-    cfg, model, note = load_trained_model(args.config_file, args.opts, args.dataset, args.run_eval)
+    # A program of torch.compile's own cannot be traced, and is no part of what is exported.
+    overrides = [*args.opts, "MODEL.BACKBONE.COMPILE", "False"]
+    cfg, model, note = load_trained_model(args.config_file, overrides, args.dataset, args.run_eval)
     if note:
         print(f"export_model.py: {note}")
     print(f"export_model.py: the weights are {cfg.MODEL.WEIGHTS}")

@@ -21,6 +21,7 @@ from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import check_num_classes
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.trained_model import find_weights, read_trained_config
+from ga_detectron2.modeling.compilation import compile_backbone
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
@@ -94,6 +95,8 @@ class GuidedPredictor:
         self.cfg = cfg.clone()
         try:
             self.model = build_model(self.cfg).eval()
+            if cfg.MODEL.BACKBONE.get("COMPILE", False):
+                compile_backbone(self.model)
         except ValueError as error:
             raise ConfigError(error) from error
         self.weights = cfg.MODEL.WEIGHTS if weights is None else weights

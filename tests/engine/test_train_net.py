@@ -1,5 +1,6 @@
 """tools/train_net.py as a user calls it: training, resuming, scoring, several processes."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from ga_detectron2.modeling.compilation import compile_backbone
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = PROJECT / "tools" / "train_net.py"
@@ -76,6 +79,27 @@ def test_trains_resumes_and_scores(
     tasks = [line for line in printed.splitlines() if "copypaste: Task" in line]
     assert [t.split()[-1] for t in tasks] == ["box_proposals", "proposal_recall"]
     assert "AR@100,ARs@100,ARm@100,ARl@100,AR@300," in printed
+
+
+@pytest.mark.slow
+def test_a_compiled_backbone_trains_the_same(
+    train_net, arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_cpp = functools.partial(compile_backbone, backend="aot_eager")
+    monkeypatch.setattr("ga_detectron2.engine.trainer.compile_backbone", without_cpp)
+    written, names = [], []
+    for is_compiled in (False, True):
+        torch._dynamo.utils.counters.clear()
+        output = tmp_path / str(is_compiled)
+        keys = {"MODEL__BACKBONE__COMPILE": is_compiled, "OUTPUT_DIR": output}
+        train_net.main(arguments("ga_rpn_R_50", **keys))
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == is_compiled
+        written.append(metrics(output))
+        state = torch.load(output / "model_final.pth", weights_only=True)
+        names.append(set(state["model"]))
+    assert names[0] == names[1]
+    for key in ("total_loss", "loss_anchor_shape", "box_proposals/AR@1000"):
+        assert written[1][key] == pytest.approx(written[0][key], rel=1e-3)
 
 
 @pytest.mark.slow

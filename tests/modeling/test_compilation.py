@@ -1,0 +1,126 @@
+"""MODEL.BACKBONE.COMPILE: the same numbers, and one program for all sizes."""
+
+import copy
+import functools
+import itertools
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from ga_detectron2.engine import GATrainer
+from ga_detectron2.model_zoo import get_config
+from ga_detectron2.modeling.compilation import compile_backbone
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler"
+)
+SIZES = [(64, 96), (96, 64), (128, 160)]
+
+
+class OneLayer(nn.Module):
+    """A backbone without a pyramid; little, since a compiler takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images).relu()
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = OneLayer()
+
+
+@pytest.fixture
+def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """What torch.compile counts, from nothing, with nothing compiled before."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+
+
+def check_same(model: nn.Module, compiled: nn.Module, tolerance: float) -> None:
+    """Maps and gradients at some sizes, in inference and training in turn."""
+    for size, is_training in itertools.product(SIZES, (False, True)):
+        images = torch.randn(2, 3, *size)
+        with torch.set_grad_enabled(is_training):
+            maps = [m.train(is_training).backbone(images) for m in (model, compiled)]
+        torch.testing.assert_close(maps[1], maps[0], atol=tolerance, rtol=tolerance)
+        if not is_training:
+            continue
+        for m, output in zip((model, compiled), maps, strict=True):
+            m.zero_grad()
+            sum(x.square().mean() for x in output.values()).backward()
+        for ours, theirs in zip(compiled.parameters(), model.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=10 * tolerance)
+
+
+@needs_compiler
+@pytest.mark.slow
+@torch.no_grad()
+def test_same_map_by_a_program_in_cpp(counters: Counter[str]) -> None:
+    model = Model()
+    compiled = copy.deepcopy(model)
+    compile_backbone(compiled)
+    images = torch.randn(2, 3, 64, 96)
+    expected = model.backbone(images)
+    torch.testing.assert_close(compiled.backbone(images), expected, atol=1e-5, rtol=1e-5)
+    assert counters["unique_graphs"] == 1
+
+
+@pytest.mark.slow
+def test_two_programs_for_all_sizes(
+    counters: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One to infer and one to train, whole; without C++, of which a ResNet would be minutes."""
+    without_cpp = functools.partial(compile_backbone, backend="aot_eager")
+    monkeypatch.setattr("ga_detectron2.engine.trainer.compile_backbone", without_cpp)
+    cfg = get_config("ga_rpn_R_50")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    model = build_model(cfg)
+    cfg.MODEL.BACKBONE.COMPILE = True
+    compiled = GATrainer.build_model(cfg)
+    assert list(compiled.state_dict()) == list(model.state_dict())
+    compiled.load_state_dict(model.state_dict())
+    check_same(model, compiled, 1e-4)
+    assert counters["unique_graphs"] == 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@needs_compiler
+def test_a_file_holds_no_program(tmp_path: Path) -> None:
+    model = Model()
+    before = copy.deepcopy(model.state_dict())
+    compile_backbone(model)
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    loaded = torch.load(tmp_path / "weights.pth", weights_only=True)
+    Model().load_state_dict(loaded)
+    assert all(torch.equal(loaded[k], v) for k, v in before.items())
+
+
+def test_a_missing_compiler_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.COMPILE needs a C\+\+ .*'no-such-com"):
+        compile_backbone(Model())
+    with pytest.raises(ValueError, match=r"train\.compile_backbone needs"):
+        compile_backbone(Model(), "train.compile_backbone")
+
+
+def test_an_old_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(nn.Module, "compile")
+    with pytest.raises(ValueError, match=r"torch 2\.2 or newer"):
+        compile_backbone(Model())
