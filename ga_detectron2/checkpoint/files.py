@@ -116,7 +116,11 @@ def _check_pickles(file: BinaryIO, is_zip: bool) -> None:
 def _from_detectron(content: Mapping[str, Any]) -> dict[str, Any]:
     """Read the content of a file of Detectron, detectron2's predecessor in Caffe2."""
     blobs = content.get("blobs", content)
-    model = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+    if not isinstance(blobs, Mapping):
+        raise CheckpointError(
+            f"holds a {type(blobs).__name__} as blobs, not a dictionary of arrays"
+        )
+    model = {k: v for k, v in blobs.items() if not str(k).endswith("_momentum")}
     return {"model": model, "__author__": "Caffe2", "matching_heuristics": True}
 
 
@@ -124,7 +128,8 @@ def _find_model(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("model"), Mapping):  # detectron2
         return dict(content)
     if isinstance(content.get("model_state"), Mapping):  # pycls
-        model = {k: v for k, v in content["model_state"].items() if "num_batches_tracked" not in k}
+        state = content["model_state"]
+        model = {k: v for k, v in state.items() if "num_batches_tracked" not in str(k)}
         return {"model": model, "__author__": "pycls", "matching_heuristics": True}
     if isinstance(content.get("state_dict"), Mapping):  # MMDetection
         return {**content, "model": content["state_dict"]}

@@ -5,6 +5,7 @@ import functools
 import io
 import os
 import pickle
+import re
 import resource
 import zipfile
 from collections.abc import Callable
@@ -57,7 +58,15 @@ def torch_file(old: bool = False) -> bytes:
     buffer = io.BytesIO()
     state = {"model": {"a": torch.arange(6.0), "b": torch.ones(2, 2)}, "iteration": 3}
     torch.save(state, buffer, _use_new_zipfile_serialization=not old)
-    return buffer.getvalue()
+    if not old:
+        return buffer.getvalue()
+    # The old format names tensors by their addresses, which would be others in every run.
+    names: dict[bytes, bytes] = {}
+    return re.sub(
+        rb"\d{9,}",
+        lambda m: names.setdefault(m[0], str(len(names)).encode().zfill(len(m[0]))),
+        buffer.getvalue(),
+    )
 
 
 def numpy_file() -> bytes:
@@ -83,8 +92,13 @@ SOURCES: dict[str, tuple[Callable[[], bytes], Callable[[str], Any]]] = {
 
 @functools.cache
 def whole_file(name: str) -> bytes:
-    """Made once: torch's old format holds addresses of memory, which change from file to file."""
     return SOURCES[name][0]()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_whole_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / "whole").write_bytes(whole_file(name))
+    SOURCES[name][1](str(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -255,6 +269,21 @@ def test_weights_that_are_none(tmp_path: Path, content: dict, message: str) -> N
         GACheckpointer(Small()).load(path)
     assert str(error.value).startswith(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({2.5: np.ones(6)}, "by names, but has 2.5"),
+        ({"blobs": [1]}, "holds a list as blobs"),
+        ({"blobs": {None: np.ones(6)}}, "by names, but has None"),
+        ({"model_state": {3: np.ones(6)}, "__author__": "x"}, "by names, but has 3"),
+    ],
+)
+def test_arrays_without_names(tmp_path: Path, content: dict, message: str) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, 2))
+    with pytest.raises(CheckpointError, match=message):
+        GACheckpointer(Small()).load(str(tmp_path / "a.pkl"))
 
 
 def test_numbers_that_torch_does_not_have(tmp_path: Path) -> None:
