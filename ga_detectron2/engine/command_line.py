@@ -66,8 +66,7 @@ def add_overrides(parser: argparse._ActionsContainer) -> None:
 
 
 def add_processes(parser: argparse._ActionsContainer) -> None:
-    """``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``, for a script that
-    does not use detectron2's ``default_argument_parser``."""
+    """``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``."""
     parser.add_argument(
         "--num-gpus",
         type=at_least(1),
@@ -89,7 +88,8 @@ def add_processes(parser: argparse._ActionsContainer) -> None:
         "--dist-url",
         default="auto",
         metavar="URL",
-        help="tcp://HOST:PORT of the first machine, where there are several (default: auto)",
+        help="tcp://HOST:PORT of the first machine, where there are several (default: auto, a free "
+        "port of this one)",
     )
 
 

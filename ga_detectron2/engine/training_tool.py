@@ -5,26 +5,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from detectron2.engine import default_argument_parser, default_setup
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .command_line import add_dataset, errors_in_one_line
+from .command_line import add_dataset, add_processes, errors_in_one_line, make_parser
 from .errors import ConfigError
 from .processes import exit_once, run_processes, share_threads, use_torchrun
 
 __all__ = ["Run", "TrainingTool", "make_training_parser"]
-
-_HELP = {
-    "--resume": "go on from the last checkpoint in the output folder, as if the training had not "
-    "been cut off; where there is none, start from the beginning",
-    "--eval-only": "score the weights on the test sets; train nothing",
-    "--num-gpus": "processes on this machine, one a GPU, or on the CPU without one (default: 1)",
-    "--num-machines": "machines (default: 1)",
-    "--machine-rank": "number of this machine, from 0 (default: 0)",
-    "--dist-url": "tcp://HOST:PORT of the first machine, where there are several "
-    "(default: this machine)",
-}
 
 
 class Run(NamedTuple):
@@ -92,7 +81,10 @@ def _work(tool: TrainingTool, args: argparse.Namespace) -> None:
 def make_training_parser(
     description: str | None, epilog: str, config_file: str, overrides: str, use: str
 ) -> argparse.ArgumentParser:
-    """detectron2's ``default_argument_parser`` with ``--dataset``.
+    """A parser of the arguments of detectron2's ``default_argument_parser``, and ``--dataset``.
+
+    Without ``--dist-url``, a run on one machine takes a port that is free; detectron2's takes the
+    same one for all runs of a user.
 
     Args:
         description: a script's docstring.
@@ -100,17 +92,21 @@ def make_training_parser(
         config_file, overrides: help on ``--config-file`` and on what comes last.
         use: as of :func:`.add_dataset`.
     """
-    parser = default_argument_parser(epilog=epilog)
-    parser.description = description
+    parser = make_parser(description)
+    parser.epilog = epilog
+    parser.add_argument("--config-file", default="", metavar="FILE", help=config_file)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in the output folder, as if the training had not been "
+        "cut off; where there is none, start from the beginning",
+    )
+    parser.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="score the weights on the test sets; train nothing",
+    )
+    add_processes(parser)
     add_dataset(parser, use)
-    help_of = {**_HELP, "--config-file": config_file, "opts": overrides}
-    # argparse has no public way to change the help of another parser's arguments.
-    for action in parser._actions:
-        name = action.option_strings[0] if action.option_strings else action.dest
-        if name in help_of:
-            action.help = help_of[name]
-            if action.type is int:
-                action.metavar = "N"
-            elif name in ("--dist-url", "opts"):
-                action.metavar = "URL" if name == "--dist-url" else "KEY VALUE"
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=overrides)
     return parser

@@ -145,9 +145,7 @@ def test_four_processes_on_a_machine_are_as_one(
     }
     compare_with_one_process(
         float64_arguments("ga_faster_R_50", **rois),
-        lambda argv: [
-            start([LOSS_CURVE, "--num-gpus", 4, "--dist-url", "auto", *argv], FLOAT64="1")
-        ],
+        lambda argv: [start([LOSS_CURVE, "--num-gpus", 4, *argv], FLOAT64="1")],
         tmp_path,
     )
 
@@ -203,8 +201,7 @@ def test_a_process_with_a_broken_image_ends_all_four(
     json_file, folder = tiny_dataset.split("=")[1].rsplit(":", 1)
     shutil.copytree(folder, tmp_path / "images")
     (tmp_path / "images" / "3.png").write_bytes(b"no image")
-    data = ["--dataset", f"ga_broken={json_file}:{tmp_path / 'images'}"]
-    data += ["--num-gpus", 4, "--dist-url", "auto"]
+    data = ["--dataset", f"ga_broken={json_file}:{tmp_path / 'images'}", "--num-gpus", 4]
     keys = {**KEYS, "DATASETS__TRAIN": "('ga_broken',)", "SOLVER__MAX_ITER": 100000}
     job = start([TRAIN, *arguments("ga_rpn_R_50", *data, **keys, OUTPUT_DIR=tmp_path / "out")])
     workers: list[int] = []

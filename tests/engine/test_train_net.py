@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import default_argument_parser
 
 from ga_detectron2.modeling.compilation import compile_backbone
 
@@ -117,6 +118,23 @@ def test_test_time_augmentation(
     printed = capfd.readouterr().out
     assert printed.count("copypaste: Task: bbox") == 2
     assert "DatasetMapperTTA" not in printed
+
+
+@pytest.mark.parametrize("name", ["train_net", "lazyconfig_train_net"])
+def test_arguments_are_those_of_detectron2(name: str) -> None:
+    parse = load_script(PROJECT / "tools" / f"{name}.py").parse_args
+    theirs = default_argument_parser()
+    for words in (
+        [],
+        ["--config-file", "a.yaml", "--resume", "--eval-only", "--dist-url", "tcp://a:1"],
+        ["--num-gpus", "2", "--num-machines", "3", "--machine-rank", "1", "A.B", "-1", "--resume"],
+    ):
+        ours, expected = vars(parse(words)), vars(theirs.parse_args(words))
+        assert ours.pop("dataset") == []
+        if "--dist-url" not in words:
+            assert ours["dist_url"] == "auto"
+            del ours["dist_url"], expected["dist_url"]
+        assert ours == expected
 
 
 def test_mistakes_end_in_one_line(
