@@ -33,7 +33,7 @@ def compile_backbone(
     """
     if not hasattr(nn.Module, "compile"):
         raise ValueError(f"{key} needs torch 2.2 or newer: leave it at False")
-    if next(model.parameters()).device.type == "cpu":
+    if backend == "inductor" and next(model.parameters()).device.type == "cpu":
         compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             raise ValueError(
