@@ -126,7 +126,7 @@ class GuidedAnchoring(nn.Module):
         return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
 
     def kept_cells(self, guided: GuidedAnchors) -> Tensor:
-        """(N, R) bool: cells that pass the location filter (section 3.2)."""
+        """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2)."""
         return guided.loc_logits.sigmoid() >= self.loc_filter_thresh
 
     def cells_inside(self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -147,7 +147,7 @@ def match_approximate_anchors(
     scales_per_octave: int,
     ratios: Sequence[float],
 ) -> Matches:
-    """Match cells with boxes by the best IoU of their approximate anchors (paper, section 3.3).
+    """Match cells with boxes by their approximate anchors' best IoU ("Guided Anchoring", 3.3).
 
     An IoU that matters asks for an anchor of about the box's size, near the box. So a box is only
     compared with a window of cells around its centre, on the levels that have its size.

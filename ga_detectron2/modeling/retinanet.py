@@ -26,8 +26,8 @@ from .matching import MatchRule, match_anchors
 from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
 from .targets import GroundTruth, pad_ground_truth
 
-# An anchor belongs to a box if it is the box's best, however low their IoU (section 2.5 of the
-# reference's settings), as in detectron2's RetinaNet.
+# An anchor belongs to a box if it is the box's best, however low their IoU, as in the published
+# models and in detectron2's RetinaNet.
 ANY_BEST_ANCHOR = 0.0
 
 

@@ -80,7 +80,7 @@ def test_location_loss_of_certain_cells_is_finite():
 
 
 def bounded_iou(anchor, box, beta=0.2, eps=1e-3):
-    """The four terms by section 2.4 of the method; the centres' distance is a constant."""
+    """The four terms of x, y, width and height; the centres' distance is a constant."""
     terms = []
     for low, high in ((0, 2), (1, 3)):
         size = box[high] - box[low]

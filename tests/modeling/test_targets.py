@@ -31,7 +31,7 @@ from ga_detectron2.modeling.targets import (
 CPU = torch.device("cpu")
 F32 = np.float32
 
-# The published settings (section 2): of the shape targets, and of guided anchors' matches.
+# The published settings: of the shape targets, and of guided anchors' matches.
 RPN_RULE = MatchRule((0.3, 0.7), (0, -1, 1), 0.3)
 RETINANET_SHAPE_RULE = MatchRule((0.4, 0.5), (0, -1, 1), 0.4)
 RETINANET_BOX_RULE = MatchRule((0.5,), (0, 1), 0.0)
