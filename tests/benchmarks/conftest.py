@@ -10,13 +10,6 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-# Models of a few channels; see tests/checkpoint/reference.py.
-NARROW = [
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "8"),
-    *("MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
-    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8"),
-    *("MODEL.FPN.OUT_CHANNELS", "32"),
-]
 
 
 @pytest.fixture(scope="session")

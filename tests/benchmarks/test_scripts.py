@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .conftest import NARROW
+from tests.checkpoint.reference import NARROW
 
 TINY = ["--repeats", "1", "--threads", "1"]
 

@@ -1,11 +1,9 @@
 """tools/dump_proposals.py as a user calls it, and Fast R-CNN on what it writes."""
 
-import importlib.util
 import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,15 +15,7 @@ from ga_detectron2.data import coco_subset
 from ga_detectron2.engine import ConfigError, load_config
 from ga_detectron2.engine.proposal_dump import ProposalDump, as_proposal_network
 from tests.engine.jobs import PROJECT, finish, free_port, start
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, PROJECT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.scripts import load_script
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """tools/train_net.py as a user calls it: training, resuming, scoring, several processes."""
 
 import functools
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from ga_detectron2.modeling.compilation import compile_backbone
+from tests.scripts import load_script
 
 PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT = PROJECT / "tools" / "train_net.py"
@@ -22,14 +22,7 @@ SCRIPT = PROJECT / "tools" / "train_net.py"
 @pytest.fixture(scope="module")
 def train_net():
     """The script as a module, for runs in this process."""
-    return load_script(SCRIPT)
-
-
-def load_script(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("train_net")
 
 
 def run_script(arguments: list[str], script: Path = SCRIPT) -> subprocess.CompletedProcess:
@@ -127,7 +120,7 @@ def test_test_time_augmentation(
 
 @pytest.mark.parametrize("name", ["train_net", "lazyconfig_train_net"])
 def test_arguments_are_those_of_detectron2(name: str) -> None:
-    parse = load_script(PROJECT / "tools" / f"{name}.py").parse_args
+    parse = load_script(name).parse_args
     theirs = default_argument_parser()
     for words in (
         [],

@@ -1,9 +1,7 @@
 """What the tests of recipes share: narrow networks, and how a run is started and read."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
@@ -65,16 +63,6 @@ def narrow_lazy(cfg: DictConfig, config: str) -> DictConfig:
         model.roi_heads.box_head.fc_dims = [32, 32]
         model.roi_heads.box_predictor.input_shape = ShapeSpec(channels=32)
     return cfg
-
-
-def load_script(name: str) -> ModuleType:
-    """A script of tools/ as a module (detectron2 may install a package of that name)."""
-    spec = importlib.util.spec_from_file_location(name, PROJECT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def metrics(folder: Path) -> dict[str, float]:

@@ -27,12 +27,12 @@ from tests.engine.test_resume import CutOffError, assert_same
 from tests.recipes.runs import (
     CONFIGS,
     GA_LOSSES,
-    load_script,
     losses,
     metrics,
     narrow_lazy,
     narrow_overrides,
 )
+from tests.scripts import load_script
 
 NAMES = ["ga_rpn_R_50", "ga_faster_R_50", "ga_retinanet_R_50"]
 EXPECTED = {

@@ -10,7 +10,8 @@ import pytest
 from ga_detectron2 import model_zoo
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.lazy_config import load_lazy_config
-from tests.recipes.runs import CONFIGS, PROJECT, load_script
+from tests.recipes.runs import CONFIGS, PROJECT
+from tests.scripts import load_script
 
 PAGES = sorted((PROJECT / "docs" / "recipes").glob("*.md"))
 RECIPES = sorted(p.stem for p in (CONFIGS / "recipes").glob("*.yaml"))

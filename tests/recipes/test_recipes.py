@@ -17,11 +17,11 @@ from tests.recipes.runs import (
     CONFIGS,
     GA_LOSSES,
     PROJECT,
-    load_script,
     losses,
     metrics,
     narrow_overrides,
 )
+from tests.scripts import load_script
 
 BOX_LOSSES = {"loss_cls", "loss_box_reg"}
 STAGE_LOSSES = {f"{loss}_stage{i}" for loss in BOX_LOSSES for i in range(3)}

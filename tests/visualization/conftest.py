@@ -1,8 +1,7 @@
 """A batch of guided anchors, a data set of two images, and an untrained model that is quick."""
 
-import importlib.util
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ from detectron2.modeling import build_model
 
 from ga_detectron2.engine import load_config
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchors
+from tests.scripts import load_script
 
 from .batch import SIZES, make_guided
 
@@ -108,17 +108,5 @@ def plain_detector(model_folder: Path) -> str:
 
 @pytest.fixture(scope="session")
 def tool() -> Callable[[str], ModuleType]:
-    """Imports a script of tools/ by its name."""
-
-    def load(name: str) -> ModuleType:
-        key = f"tools_{name}"
-        if key not in sys.modules:
-            path = PROJECT / "tools" / f"{name}.py"
-            spec = importlib.util.spec_from_file_location(key, path)
-            assert spec is not None
-            assert spec.loader is not None
-            sys.modules[key] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[key])
-        return sys.modules[key]
-
-    return load
+    """Imports a script of tools/ by its name, once."""
+    return functools.cache(load_script)
