@@ -2,7 +2,7 @@
 
 import os
 import pickletools
-from typing import IO
+from typing import IO, Any
 
 from .errors import CheckpointError
 
@@ -10,18 +10,21 @@ __all__ = ["check_pickle"]
 
 _GETS = ("GET", "BINGET", "LONG_BINGET")
 _PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
-_TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET")
-# Take a container, fill it, and leave it.
+_CONTAINERS = ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
+# Take an object, put something into it, and leave it.
 _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
-_MARK = 0
+_MARK: list[Any] = []
+
+_Node = list[Any]
+"""An object that holds others: how many, and the nodes among them. Numbers and the like are None."""
 
 
 def check_pickle(file: IO[bytes]) -> None:
     """Refuse a pickle by which few bytes would take memory or time without end.
 
     One is a high number of an object, since an unpickler makes room for all numbers up to the
-    highest at once. The other is a tuple that holds another one twice, that one a third twice, and
-    so on: as a key it is hashed, which goes through all of them.
+    highest at once. The other is a tuple or a list that holds another one twice, that one a third
+    twice, and so on: to hash it as a key, or to write it into an error, is to go through all.
 
     Args:
         file: stands behind the pickle afterwards.
@@ -34,51 +37,94 @@ def check_pickle(file: IO[bytes]) -> None:
     size = file.seek(0, os.SEEK_END) - start
     file.seek(start)
     most = 1_000_000 + 100 * size
-    # For each object the values that are in it, as far as it can be hashed.
-    stack: list[int] = []
-    memo: dict[int, int] = {}
-    handled = 0
+    if _count_values(_find_objects(file, size), most) > most:
+        raise CheckpointError(f"{size} bytes of it stand for more than {most} values")
+
+
+def _find_objects(file: IO[bytes], most: int) -> list[_Node]:
+    """All objects that hold others, as they are in the end. No number may be above ``most``."""
+    stack: list[_Node | None] = []
+    memo: dict[int, _Node | None] = {}
+    found: list[_Node] = []
     for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in _GETS:
+        name = opcode.name
+        if name in _GETS:
             stack.append(memo[int(argument or 0)])
-        elif opcode.name in _PUTS:
-            number = len(memo) if opcode.name == "MEMOIZE" else int(argument or 0)
-            if number > size:
+        elif name in _PUTS:
+            number = len(memo) if name == "MEMOIZE" else int(argument or 0)
+            if number > most:
                 raise CheckpointError(f"damaged: holds an object with the number {number}")
             memo[number] = stack[-1]
-        elif opcode.name == "MARK":
+        elif name == "MARK":
             stack.append(_MARK)
-        elif opcode.name == "DUP":
+        elif name == "DUP":
             stack.append(stack[-1])
+        elif not opcode.stack_before:
+            stack.append([0] if name in _CONTAINERS else None)
+            if stack[-1] is not None:
+                found.append(stack[-1])
         else:
             taken = _take(opcode, stack)
-            if opcode.name in _TUPLES:
-                stack.append(1 + sum(taken))
-            elif opcode.name in _FILLS:
-                stack.append(taken[0])
-                handled += sum(taken[1:])
+            if name in _FILLS:
+                node = taken.pop(0)
+                stack.append(node)
+                if node is None:
+                    continue
+                node[0] += len(taken)
+            elif opcode.stack_after:
+                node = [len(taken)]
+                stack.append(node)
+                found.append(node)
             else:
-                stack += [1] * len(opcode.stack_after)
-                handled += sum(taken)
-        if handled > most or (stack and stack[-1] > most):
-            raise CheckpointError(f"{size} bytes of it stand for more than {most} values")
+                continue
+            node += [value for value in taken if value is not None]
+    return found
 
 
-def _take(opcode: pickletools.OpcodeInfo, stack: list[int]) -> list[int]:
+def _take(opcode: pickletools.OpcodeInfo, stack: list[_Node | None]) -> list[_Node | None]:
     """Take from the stack what an instruction takes."""
     before = opcode.stack_before
     count = len(before)
-    taken: list[int] = []
+    taken: list[_Node | None] = []
     if pickletools.markobject in before:
-        mark = len(stack) - 1 - stack[::-1].index(_MARK)
+        mark = len(stack) - 1
+        while stack[mark] is not _MARK:
+            mark -= 1
         taken = stack[mark + 1 :]
         del stack[mark:]
         count = before.index(pickletools.markobject)
-    elif opcode.name != "POP" and _MARK in stack[len(stack) - count :]:
-        raise ValueError(f"{opcode.name} takes a mark")
-    if count > len(stack):
+    if count > len(stack) or (
+        opcode.name != "POP" and any(x is _MARK for x in stack[len(stack) - count :])
+    ):
         raise ValueError(f"{opcode.name} takes more than there is")
     if count:
         taken = stack[-count:] + taken
         del stack[-count:]
     return taken
+
+
+def _count_values(nodes: list[_Node], most: int) -> int:
+    """Values in all objects, each as often as it would be written; more than ``most`` is enough."""
+    counts: dict[int, int] = {}
+    total = 0
+    for start in nodes:
+        pending = [start]
+        while pending:
+            node = pending[-1]
+            key = id(node)
+            if counts.get(key, -1) >= 0:
+                pending.pop()
+                continue
+            if key not in counts:
+                counts[key] = -1  # It is being counted.
+                waiting = [child for child in node[1:] if counts.get(id(child), -1) < 0]
+                if any(id(child) in counts for child in waiting):
+                    raise CheckpointError("holds a list or dictionary that holds itself")
+                pending += waiting
+                continue
+            pending.pop()
+            counts[key] = 1 + node[0] + sum(counts[id(child)] for child in node[1:])
+            total += counts[key]
+            if total > most:
+                return total
+    return total
