@@ -16,7 +16,7 @@ _FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 _MARK: list[Any] = []
 
 _Node = list[Any]
-"""An object that holds others: how many, and the nodes among them. Numbers and the like are None."""
+"""An object that holds others: how many, and the nodes among them. A number or text is None."""
 
 
 def check_pickle(file: IO[bytes]) -> None:
