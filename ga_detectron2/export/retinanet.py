@@ -9,8 +9,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows
-from ga_detectron2.modeling.retinanet import GARetinaNet, HeadOutput, NeighboringCells
-from ga_detectron2.modeling.sparse_conv import conv3x3_at_cells
+from ga_detectron2.modeling.retinanet import GARetinaNet, HeadOutput
+from ga_detectron2.modeling.sparse_conv import NeighboringCells, conv3x3_at_cells
 
 from .cells import Level, levels_by_image, of_image
 from .feature_adaption import adapt_cells

@@ -23,7 +23,7 @@ from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
-from .sparse_conv import conv3x3_at_cells, neighbor_index, with_neighbors
+from .sparse_conv import NeighboringCells, conv3x3_at_cells
 from .targets import GroundTruth, pad_ground_truth
 
 # An anchor belongs to a box if it is the box's best, however low their IoU, as in the published
@@ -120,7 +120,7 @@ class GARetinaNetHead(RetinaNetHead):
         return self._everywhere(self.feature_adaption_bbox, self.bbox_pred, features, shape_deltas)
 
     def classify_at(
-        self, features: FeatureRows, shape_deltas: Tensor, cells: "NeighboringCells"
+        self, features: FeatureRows, shape_deltas: Tensor, cells: NeighboringCells
     ) -> Tensor:
         """Class logits (k, K) of some cells of a level."""
         return self._at_cells(
@@ -128,7 +128,7 @@ class GARetinaNetHead(RetinaNetHead):
         )
 
     def regress_at(
-        self, features: FeatureRows, shape_deltas: Tensor, cells: "NeighboringCells"
+        self, features: FeatureRows, shape_deltas: Tensor, cells: NeighboringCells
     ) -> Tensor:
         """Anchor deltas (k, 4) of some cells of a level."""
         return self._at_cells(
@@ -147,31 +147,10 @@ class GARetinaNetHead(RetinaNetHead):
         conv: nn.Conv2d,
         features: FeatureRows,
         shape_deltas: Tensor,
-        cells: "NeighboringCells",
+        cells: NeighboringCells,
     ) -> Tensor:
         adapted = adaption.at_cells(features, cells.known, shape_deltas.flatten(0, 1)[cells.known])
         return conv3x3_at_cells(adapted, cells.neighbors, conv).float()
-
-
-class NeighboringCells(NamedTuple):
-    """Some cells of a level with the cells around them.
-
-    Attributes:
-        cells: (k,) int64 into the N * Hi * Wi cells.
-        known: (k',) int64, ``cells`` and all their neighbours.
-        neighbors: (k, 9), see ``sparse_conv.neighbor_index``.
-    """
-
-    cells: Tensor
-    known: Tensor
-    neighbors: Tensor
-
-    @classmethod
-    def of(cls, chosen: Tensor, size: tuple[int, int]) -> "NeighboringCells":
-        """From (N, Hi * Wi) bool and (Hi, Wi)."""
-        known = with_neighbors(chosen.unflatten(1, size)).flatten()
-        cells = chosen.flatten().nonzero().squeeze(1)
-        return cls(cells, known.nonzero().squeeze(1), neighbor_index(cells, known, size))
 
 
 def _conv1x1(conv: nn.Conv2d, features: FeatureRows) -> Tensor:

@@ -1,8 +1,31 @@
 """3x3 convolutions at some cells only: which neighbours they need, and the product."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class NeighboringCells(NamedTuple):
+    """Some cells of a level with the cells around them.
+
+    Attributes:
+        cells: (k,) int64 into the N * Hi * Wi cells.
+        known: (k',) int64, ``cells`` and all their neighbours.
+        neighbors: (k, 9), see :func:`neighbor_index`.
+    """
+
+    cells: Tensor
+    known: Tensor
+    neighbors: Tensor
+
+    @classmethod
+    def of(cls, chosen: Tensor, size: tuple[int, int]) -> "NeighboringCells":
+        """From (N, Hi * Wi) bool and (Hi, Wi)."""
+        known = with_neighbors(chosen.unflatten(1, size)).flatten()
+        cells = chosen.flatten().nonzero().squeeze(1)
+        return cls(cells, known.nonzero().squeeze(1), neighbor_index(cells, known, size))
 
 
 def with_neighbors(cells: Tensor) -> Tensor:
