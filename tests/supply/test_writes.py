@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,9 +67,16 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def root() -> Iterator[Path]:
+    """An empty folder of a short name: a socket's path, below it, has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ga") as folder:
+        yield Path(folder).resolve()
+
+
+@pytest.fixture(scope="module")
+def place(root: Path) -> Place:
     """After two iterations with scoring, and the demo on one picture, on a data set of two."""
-    place = Place(tmp_path_factory.mktemp("place").resolve())
+    place = Place(root)
     data = place.root / "data"
     for i in range(2):
         picture = np.full((64, 96, 3), 40 * (i + 1), np.uint8)
