@@ -14,6 +14,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from ga_detectron2.engine import GATrainer
 from ga_detectron2.model_zoo import get_config
@@ -54,22 +55,6 @@ def counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Counte
     torch._dynamo.reset()
 
 
-def check_same(model: nn.Module, compiled: nn.Module, tolerance: float) -> None:
-    """Maps and gradients at some sizes, in inference and training in turn."""
-    for size, is_training in itertools.product(SIZES, (False, True)):
-        images = torch.randn(2, 3, *size)
-        with torch.set_grad_enabled(is_training):
-            maps = [m.train(is_training).backbone(images) for m in (model, compiled)]
-        torch.testing.assert_close(maps[1], maps[0], atol=tolerance, rtol=tolerance)
-        if not is_training:
-            continue
-        for m, output in zip((model, compiled), maps, strict=True):
-            m.zero_grad()
-            sum(x.square().mean() for x in output.values()).backward()
-        for ours, theirs in zip(compiled.parameters(), model.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, atol=tolerance, rtol=10 * tolerance)
-
-
 @needs_compiler
 @pytest.mark.slow
 @torch.no_grad()
@@ -79,28 +64,40 @@ def test_same_map_by_a_program_in_cpp(counters: Counter[str]) -> None:
     compile_backbone(compiled)
     images = torch.randn(2, 3, 64, 96)
     expected = model.backbone(images)
-    torch.testing.assert_close(compiled.backbone(images), expected, atol=1e-5, rtol=1e-5)
+    try:
+        found = compiled.backbone(images)
+    except BackendCompilerFailed:
+        skip_where_nothing_compiles()
+        raise
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert counters["unique_graphs"] == 1
 
 
 @pytest.mark.slow
-def test_two_programs_for_all_sizes(
-    counters: Counter[str], monkeypatch: pytest.MonkeyPatch
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ga_rpn_R_50", "ga_retinanet_R_50"])
+def test_a_program_for_all_sizes(
+    name: str, counters: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One to infer and one to train, whole; without C++, of which a ResNet would be minutes."""
+    """The whole backbone as one graph; without C++, of which a ResNet would be a minute."""
     without_cpp = functools.partial(compile_backbone, backend="aot_eager")
-    monkeypatch.setattr("ga_detectron2.engine.trainer.compile_backbone", without_cpp)
-    cfg = get_config("ga_rpn_R_50")
+    monkeypatch.setattr("ga_detectron2.engine.trained_model.compile_backbone", without_cpp)
+    cfg = get_config(name)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    model = build_model(cfg)
-    cfg.MODEL.BACKBONE.COMPILE = True
-    compiled = GATrainer.build_model(cfg)
+    model = build_inference_model(cfg)
+    assert not counters["unique_graphs"]
+    cfg.TEST.COMPILE_BACKBONE = True
+    compiled = build_inference_model(cfg)
     assert list(compiled.state_dict()) == list(model.state_dict())
     compiled.load_state_dict(model.state_dict())
-    check_same(model, compiled, 1e-4)
-    assert counters["unique_graphs"] == 2
+    for size in SIZES:
+        image = {"image": torch.rand(3, *size) * 255}
+        maps = [m.backbone(m.preprocess_image([image]).tensor) for m in (model, compiled)]
+        torch.testing.assert_close(maps[1], maps[0], atol=1e-4, rtol=1e-4)
+    # A program for each size would be four; sides of odd numbers of cells may take their own.
+    assert 1 <= counters["unique_graphs"] <= 2
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
