@@ -4,7 +4,7 @@ from detectron2.config import CfgNode
 
 
 def add_ga_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.GUIDED_ANCHOR``, ``MODEL.BACKBONE.COMPILE``, ``TEST.PROPOSAL_RECALL_LIMITS``.
+    """Add ``MODEL.GUIDED_ANCHOR``, ``TEST.PROPOSAL_RECALL_LIMITS``, ``TEST.COMPILE_BACKBONE``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
     sets the ones that differ in GA-RetinaNet. Whatever detectron2 already has a key for
@@ -48,11 +48,10 @@ def add_ga_config(cfg: CfgNode) -> None:
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
     _C.DEFORM_GROUPS = 4
 
-    # -- Speed -----------------------------------------------------------------------------------
-    # Have torch.compile make one program of the residual network: minutes at the start, a fifth or
-    # more of its time saved from then on (docs/benchmarks.md). For all models, not for exports.
-    cfg.MODEL.BACKBONE.COMPILE = False
-
     # -- Evaluation ------------------------------------------------------------------------------
     # Numbers of proposals an image at which the average recall of proposals is reported.
     cfg.TEST.PROPOSAL_RECALL_LIMITS = [100, 300, 1000]
+    # Whether models that only infer (--eval-only, the demo, dumped proposals, diagnosis) have their
+    # backbone compiled by torch.compile. It takes a minute or more, and pays for hundreds of
+    # images: docs/benchmarks.md. Trainings, with the scores on their way, and exports do without.
+    cfg.TEST.COMPILE_BACKBONE = False

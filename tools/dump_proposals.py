@@ -35,7 +35,7 @@ from ga_detectron2.data.proposal_files import (
     read_mmdet_proposals,
     write_proposals,
 )
-from ga_detectron2.engine import ConfigError, GATrainer, check_run
+from ga_detectron2.engine import ConfigError, check_run
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -53,7 +53,7 @@ from ga_detectron2.engine.processes import (
     use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
-from ga_detectron2.engine.trained_model import read_trained_config
+from ga_detectron2.engine.trained_model import build_inference_model, read_trained_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -117,7 +117,7 @@ def work(args: argparse.Namespace) -> None:
     if cfg.MODEL.DEVICE == "cpu":
         share_threads()
     with errors_in_one_line("dump_proposals.py"):
-        model = GATrainer.build_model(cfg)
+        model = build_inference_model(cfg)
         GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
         dump.run(model, comm.get_rank(), comm.get_world_size())
     comm.synchronize()

@@ -99,7 +99,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
     # A program of torch.compile's own cannot be traced, and is no part of what is exported.
-    overrides = [*args.opts, "MODEL.BACKBONE.COMPILE", "False"]
+    overrides = [*args.opts, "TEST.COMPILE_BACKBONE", "False"]
     cfg, model, note = load_trained_model(args.config_file, overrides, args.dataset, args.run_eval)
     if note:
         print(f"export_model.py: {note}")

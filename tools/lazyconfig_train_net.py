@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.lazy_config import (
-    build_lazy_model,
+    build_lazy,
     check_lazy_run,
     load_lazy_config,
     use_available_device_lazy,
@@ -56,7 +56,7 @@ def prepare(args: argparse.Namespace) -> Run:
 
 
 def evaluate(cfg: DictConfig, args: argparse.Namespace) -> None:
-    model = build_lazy_model(cfg)
+    model = build_lazy(cfg, "model").to(cfg.train.device)
     checkpointer = GACheckpointer(model, save_dir=cfg.train.output_dir)
     if not cfg.train.init_checkpoint and not (args.resume and checkpointer.has_checkpoint()):
         raise ConfigError("--eval-only needs the weights to evaluate: set train.init_checkpoint")

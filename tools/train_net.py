@@ -22,6 +22,7 @@ from ga_detectron2.engine import (
     load_config,
     use_available_device,
 )
+from ga_detectron2.engine.trained_model import build_inference_model
 from ga_detectron2.engine.training_tool import Run, TrainingTool, make_training_parser
 
 EXAMPLES = """
@@ -60,7 +61,7 @@ def prepare(args: argparse.Namespace) -> Run:
 
 
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
-    model = GATrainer.build_model(cfg)
+    model = build_inference_model(cfg)
     checkpointer = GACheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
         raise ConfigError("--eval-only needs the weights to evaluate: set MODEL.WEIGHTS")

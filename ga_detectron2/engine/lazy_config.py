@@ -18,7 +18,6 @@ from ga_detectron2.data import make_train_loader
 from ga_detectron2.data.classes import ModelClasses, check_dataset_classes
 from ga_detectron2.data.seeds import seeded
 from ga_detectron2.modeling import GuidedAnchoring
-from ga_detectron2.modeling.compilation import compile_backbone
 
 from .datasets import check_dataset, register_arguments
 from .device import available_device, check_device
@@ -26,7 +25,6 @@ from .errors import ConfigError
 
 __all__ = [
     "build_lazy",
-    "build_lazy_model",
     "build_lazy_train_loader",
     "check_lazy_run",
     "load_lazy_config",
@@ -138,21 +136,6 @@ def build_lazy(cfg: DictConfig, key: str) -> Any:
     if key == "model":
         _check_strides(built)
     return built
-
-
-def build_lazy_model(cfg: DictConfig) -> nn.Module:
-    """The model on ``train.device``, compiled if ``train.compile_backbone`` says so.
-
-    Raises:
-        ConfigError: its arguments are wrong, or nothing can be compiled here.
-    """
-    model = build_lazy(cfg, "model").to(cfg.train.device)
-    if cfg.train.get("compile_backbone", False):
-        try:
-            compile_backbone(model, "train.compile_backbone")
-        except ValueError as error:
-            raise ConfigError(error) from error
-    return model
 
 
 def build_lazy_train_loader(cfg: DictConfig, seed: int) -> Iterable[Any]:

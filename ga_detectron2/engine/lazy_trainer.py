@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from ga_detectron2.checkpoint import GACheckpointer
 
-from .lazy_config import build_lazy, build_lazy_model, build_lazy_train_loader
+from .lazy_config import build_lazy, build_lazy_train_loader
 from .optimizer import clip_full_model
 from .resumable import ResumableTraining, seed_or_chance
 from .train_loop import GAAMPTrainer, GASimpleTrainer
@@ -44,7 +44,7 @@ def build_lazy_trainer(cfg: DictConfig) -> LazyTrainer | LazyAMPTrainer:
     Raises:
         ConfigError: a part cannot be built.
     """
-    model = build_lazy_model(cfg)
+    model = build_lazy(cfg, "model").to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = build_lazy(cfg, "optimizer")
     clip = cfg.train.get("clip_gradients")

@@ -9,12 +9,19 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.modeling.compilation import compile_backbone
 
 from .errors import ConfigError
 from .run_config import check_run, load_config, use_available_device
 from .trainer import GATrainer
 
-__all__ = ["TrainedModel", "find_weights", "load_trained_model", "read_trained_config"]
+__all__ = [
+    "TrainedModel",
+    "build_inference_model",
+    "find_weights",
+    "load_trained_model",
+    "read_trained_config",
+]
 
 # What a training starts from, and no trained model.
 _BACKBONE = re.compile(r".*/ImageNetPretrained/.*|ga://resn.*")
@@ -47,9 +54,24 @@ def load_trained_model(
     cfg, note = read_trained_config(config_file, overrides, datasets)
     if has_data:
         check_run(cfg, eval_only=True)
-    model = GATrainer.build_model(cfg).eval()
+    model = build_inference_model(cfg)
     GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return TrainedModel(cfg, model, note)
+
+
+def build_inference_model(cfg: CfgNode) -> nn.Module:
+    """A model without its weights, in evaluation; compiled where ``TEST.COMPILE_BACKBONE`` asks.
+
+    Raises:
+        ConfigError: it cannot be built, or nothing can be compiled here.
+    """
+    model = GATrainer.build_model(cfg).eval()
+    if cfg.TEST.get("COMPILE_BACKBONE", False):
+        try:
+            compile_backbone(model)
+        except ValueError as error:
+            raise ConfigError(error) from error
+    return model
 
 
 def read_trained_config(

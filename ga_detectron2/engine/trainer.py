@@ -28,7 +28,6 @@ from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import ClassError, build_train_loader
 from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.evaluation import ProposalRecallEvaluator
-from ga_detectron2.modeling.compilation import compile_backbone
 
 from .errors import ConfigError
 from .gradients import add_in_order_of_rank
@@ -111,16 +110,9 @@ class GATrainer(ResumableTraining, DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """As :meth:`DefaultTrainer.build_model`, compiled if the configuration says so.
-
-        Raises:
-            ConfigError: there is no such model, or nothing can be compiled here.
-        """
+        """As :meth:`DefaultTrainer.build_model`, with one kind of error for a bad config."""
         try:
-            model = super().build_model(cfg)
-            if cfg.MODEL.BACKBONE.get("COMPILE", False):
-                compile_backbone(model)
-            return model
+            return super().build_model(cfg)
         except (AssertionError, KeyError, ValueError) as error:
             raise ConfigError(error) from error
 

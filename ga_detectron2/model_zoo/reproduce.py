@@ -26,6 +26,7 @@ from torch import nn
 
 from ..checkpoint import CheckpointError, GACheckpointer
 from ..engine import ConfigError, GATrainer, check_run, load_config, use_available_device
+from ..engine.trained_model import build_inference_model
 from .download import matches
 from .published import PUBLISHED_MODELS, PublishedModel
 from .zoo import get_config_file
@@ -159,7 +160,7 @@ def measure(name: str, job: Job) -> Measurement:
     for logger_name in ("detectron2", "fvcore", "ga_detectron2"):
         setup_logger(cfg.OUTPUT_DIR, name=logger_name)
 
-    model = GATrainer.build_model(cfg)
+    model = build_inference_model(cfg)
     GACheckpointer(model).load(weights)
     loader: Any = GATrainer.build_test_loader(cfg, job.dataset_name)
     evaluator = GATrainer.build_evaluator(cfg, job.dataset_name)

@@ -95,7 +95,7 @@ class GuidedPredictor:
         self.cfg = cfg.clone()
         try:
             self.model = build_model(self.cfg).eval()
-            if cfg.MODEL.BACKBONE.get("COMPILE", False):
+            if cfg.TEST.get("COMPILE_BACKBONE", False):
                 compile_backbone(self.model)
         except ValueError as error:
             raise ConfigError(error) from error

@@ -20,7 +20,5 @@ train.init_checkpoint = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
 train.seed = -1
 # Iterations between pictures of location, anchors and targets in TensorBoard; 0 for none.
 train.vis_period = 0
-# torch.compile of the residual network; docs/benchmarks.md says what it takes and saves.
-train.compile_backbone = False
 # The norm over the whole model, for tools/lazyconfig_train_net.py. max_norm=null: no clipping.
 train.clip_gradients = {"max_norm": 35.0, "norm_type": 2.0}
