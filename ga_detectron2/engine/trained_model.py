@@ -1,5 +1,6 @@
 """A model with trained weights, as a command line names it."""
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ __all__ = [
     "load_trained_model",
     "read_trained_config",
 ]
+
+logger = logging.getLogger(__name__)
 
 # What a training starts from, and no trained model.
 _BACKBONE = re.compile(r".*/ImageNetPretrained/.*|ga://resn.*")
@@ -71,6 +74,7 @@ def build_inference_model(cfg: CfgNode) -> nn.Module:
             compile_backbone(model)
         except ValueError as error:
             raise ConfigError(error) from error
+        logger.info("The backbone is compiled at the first images, which takes a minute or more.")
     return model
 
 

@@ -10,7 +10,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import RPN
@@ -20,8 +19,11 @@ from torch import nn
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import check_num_classes
 from ga_detectron2.engine import ConfigError
-from ga_detectron2.engine.trained_model import find_weights, read_trained_config
-from ga_detectron2.modeling.compilation import compile_backbone
+from ga_detectron2.engine.trained_model import (
+    build_inference_model,
+    find_weights,
+    read_trained_config,
+)
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
@@ -93,12 +95,7 @@ class GuidedPredictor:
                 "a data set, and a model that reads them has no anchors of its own"
             )
         self.cfg = cfg.clone()
-        try:
-            self.model = build_model(self.cfg).eval()
-            if cfg.TEST.get("COMPILE_BACKBONE", False):
-                compile_backbone(self.model)
-        except ValueError as error:
-            raise ConfigError(error) from error
+        self.model = build_inference_model(self.cfg)
         self.weights = cfg.MODEL.WEIGHTS if weights is None else weights
         GACheckpointer(self.model).load(self.weights)
         self.metadata = MetadataCatalog.get(_dataset_of_names(cfg))
