@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,27 @@ def test_deformable_convolution_is_counted(benchmark_module) -> None:
     x, offset, weight = torch.ones(1, 8, 5, 6), torch.zeros(1, 36, 5, 6), torch.ones(4, 8, 3, 3)
     found = operations.count(lambda: torchvision.ops.deform_conv2d(x, offset, weight, padding=1))
     assert found == 30 * 9 * 8 * (2 * 4 + 8)
+
+
+# ----------------------------------------------------------------------------------- shares of time
+
+
+def test_a_product_takes_the_time_of_a_step_of_one_product(benchmark_module) -> None:
+    module, x = benchmark_module("time_shares"), torch.ones(800, 800)
+    grouped, rest = module.shares(module.operator_times(lambda: x @ x, 3, "cpu"))
+    assert sum(grouped.values()) + sum(rest.values()) == pytest.approx(1)
+    assert grouped["matrix products"] > 0.9
+    assert grouped["convolutions"] == grouped["gathering taps"] == 0
+
+
+def test_shares_of_time(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, module = tmp_path / "shares.json", benchmark_module("time_shares")
+    size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1", "--output", str(path)]
+    module.main([*TINY, *size, "--lines", "2", "3"])
+    for line in results_of(path):
+        grouped, _rest = module.shares(Counter(line["microseconds"]))
+        assert all(share > 0 for share in grouped.values()), grouped
+    assert capsys.readouterr().out.count("| GA-") == 2
 
 
 # --------------------------------------------------------------------------------- feature adaption
