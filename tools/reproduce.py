@@ -8,6 +8,10 @@ Each model runs in a process of its own. One that fails does not keep the others
 exit status then says so. Weights come from ga://NAME, hence from the server that
 GA_DETECTRON2_MIRROR names where it is set, or else from the files in --weights-dir, under their
 published names. Numbers are also in OUTPUT/results.json, logs and detections in OUTPUT/NAME.
+
+Images a second are those of the model alone, without the first five. With --opts
+TEST.COMPILE_BACKBONE True, what is compiled at these does not count; what a later size of images
+may need does.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.data import DataError
+from ga_detectron2.modeling.compilation import compiler_failure
 
 from .errors import ConfigError
 from .processes import exit_once
@@ -114,12 +115,16 @@ def errors_in_one_line(tool: str, *kinds: type[Exception], once: bool = False) -
 
     Args:
         tool: name of the script.
-        kinds: of errors, besides those of configurations, checkpoints, data and files.
+        kinds: of errors, besides those of configurations, checkpoints, data, files, and of the
+            compiler that ``TEST.COMPILE_BACKBONE`` calls.
         once: where all processes of this machine come upon it.
     """
     told: tuple[type[Exception], ...] = (ConfigError, CheckpointError, DataError, OSError, *kinds)
     try:
         yield
-    except told as error:
-        message = f"{tool}: error: {error}"
+    except Exception as error:
+        reason = str(error) if isinstance(error, told) else compiler_failure(error)
+        if reason is None:
+            raise
+        message = f"{tool}: error: {reason}"
         exit_once(message) if once else sys.exit(message)

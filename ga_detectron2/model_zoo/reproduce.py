@@ -27,6 +27,7 @@ from torch import nn
 from ..checkpoint import CheckpointError, GACheckpointer
 from ..engine import ConfigError, GATrainer, check_run, load_config, use_available_device
 from ..engine.trained_model import build_inference_model
+from ..modeling.compilation import compiler_failure
 from .download import matches
 from .published import PUBLISHED_MODELS, PublishedModel
 from .zoo import get_config_file
@@ -65,7 +66,8 @@ class Measurement:
         measured: the same metric on ``dataset``; None if there is none.
         images: number of images of the data set.
         images_per_second: of the model alone, one image at a time, without loading and scoring;
-            the first few images do not count. None with too few images.
+            the first few images do not count, but what is compiled at a later size does
+            (``TEST.COMPILE_BACKBONE``). None with too few images.
         peak_memory_gib: on a GPU the largest sum of PyTorch's tensors in evaluation; on a CPU the
             largest resident memory of the process, which includes its libraries and the data.
         device: its name.
@@ -266,7 +268,8 @@ def _measure_and_send(name: str, job: Job, sender: Connection) -> None:
     except Exception as error:  # Whatever it is, the next model may still work.
         logging.getLogger(__name__).exception("Evaluation of %s failed", name)
         reason = " ".join(str(error).split()) or "no message"
-        measurement = _failed(name, job, f"{type(error).__name__}: {reason}")
+        told = compiler_failure(error) or f"{type(error).__name__}: {reason}"
+        measurement = _failed(name, job, told)
     sender.send(measurement)
     sender.close()
 

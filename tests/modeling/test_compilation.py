@@ -9,6 +9,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.trained_model import build_inference_model
 from ga_detectron2.model_zoo import get_config
-from ga_detectron2.modeling.compilation import compile_backbone
+from ga_detectron2.modeling.compilation import compile_backbone, compiler_failure
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None
@@ -140,3 +141,33 @@ def test_an_old_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(nn.Module, "compile")
     with pytest.raises(ValueError, match=r"torch 2\.2 or newer"):
         compile_backbone(Model())
+
+
+def test_a_gpu_without_triton_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameter = SimpleNamespace(device=torch.device("cuda"))
+    model = Model()
+    monkeypatch.setattr(model, "parameters", lambda: iter([parameter]))
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    with pytest.raises(
+        ValueError, match=r"TEST\.COMPILE_BACKBONE needs Triton for a model on a GPU"
+    ):
+        compile_backbone(model)
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    compile_backbone(model)
+    # A torch that has no such function is not refused.
+    monkeypatch.delattr("torch.utils._triton.has_triton")
+    compile_backbone(model)
+
+
+def test_what_a_compiler_said_is_told_in_one_line() -> None:
+    def old_compiler(_graph: object, _inputs: object) -> None:
+        raise OSError("C++ compile error\n\nCommand:\ng++ x.cpp\n\nOutput:\nIn a file\nerror: old")
+
+    with pytest.raises(BackendCompilerFailed) as caught:
+        torch.compile(lambda x: x + 1, backend=old_compiler)(torch.ones(8))
+    line = compiler_failure(caught.value)
+    assert line is not None
+    assert line.startswith("TEST.COMPILE_BACKBONE: the backbone could not be compiled (OSError: ")
+    assert "C++ compile error, error: old): leave the key at False" in line
+    assert "\n" not in line
+    assert compiler_failure(RuntimeError("backend='inductor' raised")) is None
