@@ -16,15 +16,10 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .chunks import cells_per_chunk
+
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
-
-# Cells whose taps are gathered at a time: 9 of 256 float32 channels each are 19 MB, which are
-# multiplied while they are still near the processor. A GPU would rather have few kernels.
-CELLS_PER_CHUNK = 2048
-CELLS_PER_CHUNK_ON_GPU = 65536
-# On the way back every chunk has a gradient as large as the whole map, so there may be only a few.
-CHUNKS_WITH_GRADIENT = 8
 
 
 class FeatureRows(NamedTuple):
@@ -119,7 +114,7 @@ class FeatureAdaption(nn.Module):
             adapted = self.project(self.gather_taps(features, cells, shape_deltas))
             return adapted if then is None else then(adapted)
 
-        at_a_time = self._cells_per_chunk(features)
+        at_a_time = cells_per_chunk(features.rows, features.rows.shape[:2].numel())
         if cells.shape[0] <= at_a_time:
             return adapt(cells, shape_deltas)
         chunks = zip(cells.split(at_a_time), shape_deltas.split(at_a_time), strict=True)
@@ -147,15 +142,6 @@ class FeatureAdaption(nn.Module):
     def project(self, taps: Tensor) -> Tensor:
         """(K, groups * 9 * C / groups) gathered taps to (K, C) adapted features."""
         return F.relu(self._multiply(taps))
-
-    @staticmethod
-    def _cells_per_chunk(features: FeatureRows) -> int:
-        if features.rows.is_cuda:
-            return CELLS_PER_CHUNK_ON_GPU
-        if torch.is_grad_enabled() and features.rows.requires_grad:
-            cells = features.rows.shape[0] * features.rows.shape[1]
-            return max(CELLS_PER_CHUNK, -(-cells // CHUNKS_WITH_GRADIENT))
-        return CELLS_PER_CHUNK
 
     def _offsets(self, shape_deltas: Tensor) -> Tensor:
         """(..., 2) to (..., groups * 9 * 2), pixels of the map, in float32 under autocast too."""

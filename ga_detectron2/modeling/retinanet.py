@@ -23,7 +23,7 @@ from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
-from .sparse_conv import NeighboringCells, conv3x3_at_cells
+from .sparse_conv import NeighboringCells, conv3x3
 from .targets import GroundTruth, pad_ground_truth
 
 # An anchor belongs to a box if it is the box's best, however low their IoU, as in the published
@@ -150,7 +150,8 @@ class GARetinaNetHead(RetinaNetHead):
         cells: NeighboringCells,
     ) -> Tensor:
         adapted = adaption.at_cells(features, cells.known, shape_deltas.flatten(0, 1)[cells.known])
-        return conv3x3_at_cells(adapted, cells.neighbors, conv).float()
+        shape = (features.rows.shape[0], features.height, features.width)
+        return conv3x3(adapted, cells, conv, shape).float()
 
 
 def _conv1x1(conv: nn.Conv2d, features: FeatureRows) -> Tensor:

@@ -174,6 +174,23 @@ def test_shares_of_time(benchmark_module, tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.count("| GA-") == 2
 
 
+# ------------------------------------------------------------------------------ sparse convolution
+
+
+def test_sparse_convolution(benchmark_module, tmp_path: Path) -> None:
+    path = tmp_path / "sparse.json"
+    module = benchmark_module("sparse_conv")
+    before = module.sparse_conv.DENSE_FROM
+    options = ["--levels", "6x8", "--shares", "1", "0.1", "--channels", "8", "--outputs", "4"]
+    module.main([*TINY, *options, "--output", str(path)])
+    assert before == module.sparse_conv.DENSE_FROM
+    forward, both = results_of(path)
+    assert (forward["mode"], both["mode"]) == module.MODES
+    for result in (forward, both):
+        assert result["shares"] == [0.1, 1.0]
+        assert all(len(x) == 1 and x[0] > 0 for x in result["sparse_s"] + result["dense_s"])
+
+
 # --------------------------------------------------------------------------------- feature adaption
 
 

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from ga_detectron2.modeling import feature_adaption as module
+from ga_detectron2.modeling import chunks, sparse_conv
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from ga_detectron2.modeling.sparse_conv import (
+    NeighboringCells,
+    conv3x3,
     conv3x3_at_cells,
-    neighbor_index,
     with_neighbors,
 )
 
@@ -100,7 +101,7 @@ def test_adaption(dtype, size, groups, group_channels, out_channels, share, offs
     expected = reference(adaption, x, deltas)
     expected_gradients = gradients(expected, weights, *parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CELLS_PER_CHUNK", chunk)
+        patch.setattr(chunks, "CELLS_PER_CHUNK", chunk)
         ours = adapt_all(adaption, x, deltas)
         torch.testing.assert_close(ours, expected, **close)
         ours_gradients = gradients(ours, weights, *parameters, deltas)
@@ -114,7 +115,7 @@ def test_adaption(dtype, size, groups, group_channels, out_channels, share, offs
         t.permute(0, 2, 3, 1).flatten(0, 2) for t in (expected, deltas, weights)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CELLS_PER_CHUNK", chunk)
+        patch.setattr(chunks, "CELLS_PER_CHUNK", chunk)
         some = adaption.at_cells(to_rows(x), cells, row_deltas[cells])
         with torch.no_grad():
             doubled = adaption.at_cells(to_rows(x), cells, row_deltas[cells], lambda y: 2 * y)
@@ -260,9 +261,10 @@ def test_bfloat16_features():
     size=st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
     channels=st.integers(1, 4),
     share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    dense_from=st.sampled_from([None, 0.0, 0.4, 1.0]),
 )
-@settings(max_examples=30)
-def test_convolution_at_cells(size, channels, share):
+@settings(max_examples=60)
+def test_convolution_at_cells(size, channels, share, dense_from):
     N, H, W = size
     chosen = torch.rand(N, H, W) < share
     known = with_neighbors(chosen)
@@ -274,9 +276,18 @@ def test_convolution_at_cells(size, channels, share):
 
     conv = nn.Conv2d(channels, 3, 3, padding=1).double()
     x = torch.randn(N, channels, H, W, dtype=torch.float64, requires_grad=True)
-    cells = chosen.flatten().nonzero()[:, 0]
-    rows = x.permute(0, 2, 3, 1).flatten(0, 2)[known.flatten()]
-    ours = conv3x3_at_cells(rows, neighbor_index(cells, known.flatten(), (H, W)), conv)
+    cells = NeighboringCells.of(chosen.flatten(1), (H, W))
+    assert torch.equal(cells.cells, chosen.flatten().nonzero()[:, 0])
+    assert torch.equal(cells.known, known.flatten().nonzero()[:, 0])
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)[cells.known]
+    if dense_from is None:  # as in export
+        ours = conv3x3_at_cells(rows, cells.neighbors, conv)
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sparse_conv, "DENSE_FROM", dense_from)
+            patch.setattr(chunks, "CELLS_PER_CHUNK", 3)
+            ours = conv3x3(rows, cells, conv, size)
+    cells = cells.cells
     dense = conv(x).permute(0, 2, 3, 1).flatten(0, 2)[cells]
     torch.testing.assert_close(ours, dense)
     inputs = (x, conv.weight, conv.bias)

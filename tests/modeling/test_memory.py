@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
+from ga_detectron2.model_zoo import get_config
+from ga_detectron2.modeling import sparse_conv
 from ga_detectron2.modeling.anchors import cells_inside_images, make_cell_grid, make_guided_anchors
+from ga_detectron2.modeling.feature_adaption import FeatureRows
 from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_approximate_anchors
+from ga_detectron2.modeling.retinanet import GARetinaNetHead
 from ga_detectron2.modeling.targets import location_targets, pad_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -71,3 +76,18 @@ def test_memory_of_all_targets_is_bounded(number: int, shape: float) -> None:
         ),
     }
     assert all(0 < mib < BOUND_MIB for mib in found.values()), found
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+@torch.no_grad()
+def test_memory_of_cells_that_pass_is_bounded(share: float) -> None:
+    """Nine taps of all cells would be 295 MiB: a trained model has few, an untrained one all."""
+    N, H, W, C = 8, 50, 84, 256
+    head = GARetinaNetHead(get_config("ga_retinanet_R_50"), [ShapeSpec(channels=C)])
+    chosen = torch.rand(N, H * W, generator=torch.Generator().manual_seed(0)) < share
+    cells = sparse_conv.NeighboringCells.of(chosen, (H, W))
+    features = FeatureRows(torch.randn(N, H * W, C), H, W)
+    deltas = torch.zeros(N, H * W, 2)
+    found = peak_allocated(lambda: head.classify_at(features, deltas, cells), "cpu")
+    # What goes in is 33 MiB, and comes twice: adapted and in order, beside one chunk's taps.
+    assert 33 < found < 3 * 33, found
