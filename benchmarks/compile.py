@@ -7,7 +7,8 @@ first of the sizes. *compile* is the time of the first call, less one of the unc
 breaks* are places where Python takes over. Then the other sizes follow in order, and *new graphs*
 says how many were compiled at each, and *new size* the longest first call at one: a detector sees
 images of many sizes. In inference the backbone is compiled as TEST.COMPILE_BACKBONE does it, for
-all sizes at once; in training its residual network alone is. Without a C++ compiler, or where
+all sizes at once; in training its residual network alone is, and the times are those of the whole
+backbone. Without a C++ compiler, or where
 inductor fails or takes longer than --limit, the line says so. A line is a process of its own, which
 finds nothing compiled before. On two CPU cores inductor works on a backbone for minutes, since
 nearly every layer becomes a C++ file.
@@ -212,13 +213,16 @@ def make_config(name: str, args: argparse.Namespace) -> CfgNode:
 
 
 def add_row(table: Table, line: dict[str, Any]) -> None:
+    part = line["subject"]
+    if part == "backbone" and line["mode"] == "training":
+        part += ", its residual network alone compiled"
+    first = [part, line["mode"], "x".join(map(str, line["sizes"][0]))]
     if "error" in line:
-        table.add(line["subject"], line["mode"], line["error"], *[""] * 7)
+        table.add(*first, line["error"], *[""] * 7)
         return
     eager, compiled = (statistics.median(line[k]) for k in ("eager_s", "compiled_s"))
     table.add(
-        line["subject"],
-        line["mode"],
+        *first,
         number(eager),
         number(compiled),
         f"{compiled / eager:.2f}",
@@ -263,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table = Table(
         "part of R-50",
         "",
+        "size",
         "eager",
         "compiled",
         "ratio",
@@ -271,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "graph breaks",
         "new graphs",
         "new size",
-        text_columns=2,
+        text_columns=3,
     )
     results = []
     for name in args.subjects:
@@ -287,7 +292,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     limit=args.limit,
                 )
             except TimeoutError as error:
-                line = {"subject": name, "mode": mode, "error": str(error)}
+                case = {"subject": name, "mode": mode, "sizes": args.sizes}
+                line = {**case, "error": str(error)}
             results.append(line)
             add_row(table, results[-1])
             write_json(args.output, machine, results)

@@ -4,7 +4,8 @@
     python benchmarks/growth.py --plot-only
 
 The same lines as benchmarks/heads.py, against the same peers, at several values of one setting
-while the others stay. Numbers of boxes matter in training alone, shares in inference alone. Writes
+while the others stay; the line with proposals in two of the series. Numbers of boxes matter in
+training alone, shares in inference alone. Writes
 growth.json after every point to OUTPUT, and growth_SERIES.png for every series to IMAGES; the plots
 can be made again from growth.json without a measurement.
 """
@@ -31,12 +32,21 @@ from ga_detectron2.visualization.style import (
 
 
 class Series(NamedTuple):
-    """Attributes: setting: the one that changes; values: of it; fixed: the others; modes."""
+    """Values of one setting.
+
+    Attributes:
+        label: of the setting.
+        values: of it.
+        fixed: other settings that are not as in ``BASE``.
+        modes: of which the lines are.
+        proposals: whether the line is one of them whose training step makes proposals.
+    """
 
     label: str
     values: Sequence[Any]
     fixed: Mapping[str, Any]
     modes: Sequence[str]
+    proposals: bool = False
 
 
 BASE = {"size": (800, 1333), "boxes": 60, "batch": 1, "share": 0.05}
@@ -47,8 +57,9 @@ SERIES = {
         ((200, 333), (400, 667), (600, 1000), (800, 1333), (1000, 1667)),
         {},
         BOTH,
+        proposals=True,
     ),
-    "boxes": Series("boxes an image", (1, 20, 60, 200, 500), {}, ("training",)),
+    "boxes": Series("boxes an image", (1, 20, 60, 200, 500), {}, ("training",), proposals=True),
     "batch": Series("images a batch", (1, 2, 4, 8), {"size": (400, 667)}, BOTH),
     "share": Series(
         "cells that pass (%)", (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), {}, ("inference",)
@@ -66,7 +77,7 @@ def measure_series(
     table = Table("line", series.label, "detectron2 (s)", "ours (s)", "ratio")
     for value in series.values:
         for line, kind, mode, proposals in LINES:
-            if mode not in series.modes or proposals:
+            if mode not in series.modes or (proposals and not series.proposals):
                 continue
             settings = {**BASE, **series.fixed, **args.fixed, name: value}
             case = argparse.Namespace(**vars(args), proposals=proposals, **settings)
@@ -76,6 +87,7 @@ def measure_series(
                     "series": name,
                     "kind": kind,
                     "mode": mode,
+                    "proposals": proposals,
                     **settings,
                     "detectron2_s": theirs,
                     "ours_s": ours,
@@ -93,6 +105,17 @@ def abscissa(name: str, value: Any) -> float:
     return 100 * value if name == "share" else value
 
 
+def curves_of(kind: str) -> list[tuple[bool, str, str, str, int]]:
+    """With proposals or without, label, key of the times, marker and number of the colour."""
+    theirs, ours = HEADS[kind]
+    return [
+        # The peer of the line with proposals is the same step, and its curve the same.
+        (True, f"{ours}, with proposals", "ours_s", "^", 2),
+        (False, theirs, "detectron2_s", "s", 1),
+        (False, ours, "ours_s", "o", 0),
+    ]
+
+
 def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
     """Seconds against the setting, a panel for each head and mode: (H, W, 3) uint8 RGB."""
     series = SERIES[name]
@@ -102,10 +125,15 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     figure.suptitle(note, fontsize=11, x=0.01, ha="left", color="0.3", parse_math=False)
     for axes, (kind, mode) in zip(figure.subplots(len(panels), 1), panels, strict=True):
-        chosen = [p for p in points if (p["kind"], p["mode"]) == (kind, mode)]
-        x = [abscissa(name, p[name]) for p in chosen]
-        sides = zip(HEADS[kind], ("detectron2_s", "ours_s"), "so", (1, 0), strict=True)
-        for label, key, marker, color in sides:
+        for proposals, label, key, marker, color in curves_of(kind):
+            chosen = [
+                p
+                for p in points
+                if (p["kind"], p["mode"], p.get("proposals", False)) == (kind, mode, proposals)
+            ]
+            if not chosen:
+                continue
+            x = [abscissa(name, p[name]) for p in chosen]
             y = [statistics.median(p[key]) for p in chosen]
             low = [y_ - min(p[key]) for y_, p in zip(y, chosen, strict=True)]
             high = [max(p[key]) - y_ for y_, p in zip(y, chosen, strict=True)]
@@ -138,7 +166,11 @@ def note_of(name: str, machine: dict[str, Any], points: Sequence[dict[str, Any]]
     }
     threads = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     rest = ", ".join(text for key, text in others.items() if key != name)
-    return f"{rest}\n{threads}; medians, bars from least to most"
+    counts = {len(times) for p in points for times in (p["detectron2_s"], p["ours_s"])}
+    least, most = min(counts), max(counts)
+    repeats = f"{least} to {most} repeats" if least < most else f"{most} repeats"
+    spread = f"medians of {repeats}, bars from least to most" if most > 1 else "one repeat"
+    return f"{rest}\n{threads}\n{spread}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ that of a process of its own.
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from detectron2.config import get_cfg
@@ -205,7 +205,7 @@ def step_memory(kind: str, mode: str, guided: bool, args: argparse.Namespace) ->
     return peak_memory(make_step(kind, mode, guided, args), args.device)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=9)
     parser.add_argument("--share", type=float, default=0.05, help="of cells that pass the filter")
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--lines", type=int, nargs="*", default=range(len(LINES)))
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
 
     machine = describe(args.device, args.threads)
@@ -240,7 +240,7 @@ def main() -> None:
         share = f"{memory[1] / memory[0]:.2f}" if memory else ""
         table.add(name, f"{a:.3f}", f"{b:.3f}", f"{b / a:.2f}", share)
         results.append({"name": name, "detectron2_s": theirs, "ours_s": ours, "memory_mib": memory})
-    write_json(args.output, machine, results)
+        write_json(args.output, machine, results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ a score of 0.05 on, which random weights do not reach, so that no side has detec
 A training step is forward, losses, backward and an update by SGD (with a learning rate of 0). amp
 is autocast: float16 with loss scaling on a GPU, as detectron2 trains, bfloat16 on a CPU. Memory is
 what a step takes at its peak beyond model and input, in a process of its own: of tensors on a GPU,
-resident memory on a CPU. What would take more than the machine has left is not run.
+resident memory on a CPU. What would take more than the machine has left is not run. With
+--memory-only, peak memory is all that is measured, once a side.
 """
 
 import argparse
@@ -168,6 +169,8 @@ def measure_line(
                 )
                 for guided in (False, True)
             ]
+        if args.memory_only:
+            return {**case, "memory_mib": memory}
         steps = [make_step(name, g, mode, precision, batch, args) for g in (False, True)]
         theirs, ours = take_turns(steps, args.repeats, args.device, limit=args.seconds)
     except (OutOfMemoryError, RuntimeError, MemoryError) as error:
@@ -182,13 +185,14 @@ def add_row(table: Table, line: dict[str, Any]) -> None:
     if "error" in line:
         table.add(*case, line["error"], *[""] * 5)
         return
-    theirs, ours = (statistics.median(line[k]) for k in ("detectron2_s", "ours_s"))
+    speeds = ["", "", ""]
+    if "ours_s" in line:
+        theirs, ours = (statistics.median(line[k]) for k in ("detectron2_s", "ours_s"))
+        speeds = [number(line["batch"] / x) for x in (theirs, ours)] + [f"{theirs / ours:.2f}"]
     memory = line["memory_mib"]
     table.add(
         *case,
-        number(line["batch"] / theirs),
-        number(line["batch"] / ours),
-        f"{theirs / ours:.2f}",
+        *speeds,
         *([number(memory[0]), number(memory[1])] if memory else ["", ""]),
         f"{memory[1] / memory[0]:.2f}" if memory and memory[0] else "",
     )
@@ -209,7 +213,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    memory = parser.add_mutually_exclusive_group()
+    memory.add_argument("--no-memory", action="store_true", help="leave out peak memory")
+    memory.add_argument("--memory-only", action="store_true", help="leave out times")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="keys and values of every config"
     )
@@ -220,14 +226,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
 
     machine = describe(args.device, args.threads)
-    print(
-        headline(
-            machine,
-            f"{tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells pass, at most "
-            f"{args.repeats} repeats, medians",
-        )
-        + "\n"
-    )
+    times = "no times" if args.memory_only else f"at most {args.repeats} repeats, medians"
+    note = f"{tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells pass"
+    print(headline(machine, note, times) + "\n")
     table = Table(
         "config",
         "",

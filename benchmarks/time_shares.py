@@ -3,17 +3,22 @@
     python benchmarks/time_shares.py [--share 0.05] [--repeats 2] [--device cpu]
 
 The lines of benchmarks/heads.py, guided side. An operator's time is its own, without those that it
-calls; on a GPU that of its kernels. What is no convolution, product or gathering of taps stands in
-the last column, by name, the longest first.
+calls; on a GPU that of its kernels. Convolutions are those that cover whole maps. What is computed
+for chosen cells alone is a product of matrices: not only feature adaption's, but also the 1x1
+branches after it and RetinaNet's last 3x3 convolutions. What is in no group stands in the last
+column, by name, the longest first.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from time import perf_counter
+from typing import Any
 
 import torch
 from heads import LINES, make_step
 from measure import Table, add_common_arguments, describe, headline, synchronize, write_json
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 # The first group one of whose words is in an operator's name has its time.
@@ -32,23 +37,44 @@ def group_of(operator: str) -> str | None:
     return None
 
 
-def operator_times(step: Callable[[], object], repeats: int, device: str) -> Counter[str]:
-    """Microseconds of each operator over some calls, after one that is not counted."""
+def operator_times(
+    step: Callable[[], object], repeats: int, device: str, limit: float = float("inf")
+) -> Counter[str]:
+    """Microseconds of each operator over some calls, after one that is not counted.
+
+    Args:
+        step: what is called.
+        repeats: how often, at most.
+        device: "cpu" or one of CUDA.
+        limit: seconds after which it is not called again.
+    """
     step()
     activities = [ProfilerActivity.CPU]
-    attribute = "self_cpu_time_total"
     if device != "cpu":
         activities.append(ProfilerActivity.CUDA)
-        attribute = "self_device_time_total"
     with profile(activities=activities) as profiled:
+        start = perf_counter()
         for _ in range(repeats):
             step()
-        synchronize(device)
+            synchronize(device)
+            if perf_counter() - start > limit:
+                break
+    return sum_times(profiled.key_averages(), device)
+
+
+def sum_times(events: Iterable[Any], device: str) -> Counter[str]:
+    """Own microseconds by operator, of what torch's profiler averages by name."""
     times: Counter[str] = Counter()
-    for event in profiled.key_averages():
-        # torch 2.3 names the device's time after CUDA.
-        value = getattr(event, attribute, None)
-        times[event.key] += event.self_cuda_time_total if value is None else value
+    for event in events:
+        # A GPU's kernels are events, too, whose times their operators have already.
+        if event.device_type != DeviceType.CPU:
+            continue
+        if device == "cpu":
+            times[event.key] += event.self_cpu_time_total
+        elif hasattr(event, "self_device_time_total"):
+            times[event.key] += event.self_device_time_total
+        else:  # the name of torch 2.3
+            times[event.key] += event.self_cuda_time_total
     return times
 
 
@@ -83,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = []
     for i in args.lines:
         name, kind, mode, args.proposals = LINES[i]
-        times = operator_times(make_step(kind, mode, True, args), args.repeats, args.device)
+        step = make_step(kind, mode, True, args)
+        times = operator_times(step, args.repeats, args.device, limit=args.seconds)
         grouped, rest = shares(times)
         longest = [f"{o.removeprefix('aten::')} {s:.1%}" for o, s in list(rest.items())[:NAMED]]
         cells = [f"{share:.1%}" for share in (*grouped.values(), sum(rest.values()))]

@@ -8,6 +8,7 @@ boxes. Their masked convolution does not run on a CPU and is replaced by a plain
 """
 
 import argparse
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -39,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.device != "cpu":
         parser.error("MMDetection's heads are timed on a CPU alone")
+    if shutil.which(args.mmdet_python) is None:  # Better told now than after the first two sides.
+        parser.error(
+            f"--mmdet-python {args.mmdet_python} is no program: name the Python of an environment "
+            "made as benchmarks/mmdetection/README.md says"
+        )
     torch.set_num_threads(args.threads)
 
     machine = describe(args.device, args.threads)

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,7 +103,67 @@ def test_a_model_that_does_not_fit_is_a_line_of_its_own(benchmark_module, capsys
         models.main(["--models", "yolo"])
 
 
+def test_memory_without_times(
+    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, path = benchmark_module("models"), tmp_path / "models.json"
+
+    def timed(*_args: object, **_more: object) -> None:
+        raise AssertionError("a step was timed")
+
+    monkeypatch.setattr(models, "take_turns", timed)
+    # (name, guided, ...): a new process would take longer than all the rest.
+    monkeypatch.setattr(
+        models, "in_own_process", lambda _function, *args, threads: 300.0 if args[1] else 200.0
+    )
+    call = [*TINY, "--models", "ga_rpn_R_50", "--modes", "training", "--output", str(path)]
+    models.main([*call, "--memory-only"])
+    printed = capsys.readouterr().out
+    assert "| ga_rpn_R_50 | training | float32 | 1 |  |  |  | 200 | 300 | 1.50 |" in printed
+    assert "pass; no times\n" in printed
+    (line,) = results_of(path)
+    assert line["memory_mib"] == [200, 300]
+    assert "ours_s" not in line
+    with pytest.raises(SystemExit):
+        models.main([*call, "--memory-only", "--no-memory"])
+
+
 # ---------------------------------------------------------------------------------------- the heads
+
+
+def test_heads(
+    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, path = benchmark_module("heads"), tmp_path / "heads.json"
+    written = []
+    write, measure = heads.write_json, benchmark_module("measure")
+    monkeypatch.setattr(
+        heads, "write_json", lambda *args: (write(*args), written.append(len(results_of(path))))
+    )
+    size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1"]
+    heads.main([*TINY, *size, "--no-memory", "--output", str(path)])
+    lines = results_of(path)
+    assert written == [1, 2, 3, 4, 5]  # What was measured is kept if a later line fails.
+    assert [x["name"] for x in lines] == [x[0] for x in heads.LINES]
+    rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| GA-")]
+    for line, row in zip(lines, rows, strict=True):
+        assert len(line["detectron2_s"]) == len(line["ours_s"]) == 1
+        ratio = measure.median_ratio(line["ours_s"], line["detectron2_s"])
+        assert row.endswith(f" | {ratio:.2f} |  |")
+        assert line["memory_mib"] is None
+
+
+@pytest.mark.slow
+def test_memory_of_heads(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "heads.json"
+    size = ["--size", "256", "256", "--boxes", "3", "--output", str(path)]
+    benchmark_module("heads").main([*TINY, *size, "--lines", "1", "3"])
+    training, inference = results_of(path)
+    theirs, ours = training["memory_mib"]
+    # At least a map of the finest level, of 256 channels; and their ratio is what is printed.
+    assert min(theirs, ours) > 4 * 256 * 64 * 64 / 2**20
+    assert f"| {ours / theirs:.2f} |\n" in capsys.readouterr().out
+    assert inference["memory_mib"] is None
 
 
 def test_growth_measures_and_plots(benchmark_module, tmp_path: Path, capsys) -> None:
@@ -116,12 +177,56 @@ def test_growth_measures_and_plots(benchmark_module, tmp_path: Path, capsys) -> 
     assert [(p["kind"], p["share"]) for p in points] == [
         (kind, share) for share in (0.1, 1) for kind in ("rpn", "retinanet")
     ]
+    assert not any(p["proposals"] for p in points)
     picture = tmp_path / "images" / "growth_share.png"
     size = picture.stat().st_size
     assert size > 10_000
     picture.unlink()
     growth.main([*TINY, "--series", "share", "--plot-only", *where])
     assert picture.stat().st_size == size
+
+
+def test_growth_with_proposals_is_a_curve_of_its_own(
+    benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    growth = benchmark_module("growth")
+    figures = []
+    monkeypatch.setattr(growth, "figure_image", figures.append)
+    monkeypatch.setattr(growth, "save_image", lambda *_: None)
+    asked = []
+
+    def time_line(kind: str, mode: str, case: Namespace) -> list[list[float]]:
+        asked.append((kind, mode, case.proposals))
+        ours = 3.0 + case.boxes if case.proposals else 2.0 + case.boxes
+        return [[1.0 + case.boxes], [ours]]
+
+    monkeypatch.setattr(growth, "time_line", time_line)
+    growth.main([*TINY, "--tiny", "--series", "size", "boxes", "--output", str(tmp_path)])
+    assert asked[:5] == [tuple(line[1:]) for line in benchmark_module("heads").LINES]
+    rpn, retinanet = figures[1].axes
+    assert [x.get_text() for x in rpn.get_legend().get_texts()] == [
+        "GA-RPN, with proposals",
+        "RPN",
+        "GA-RPN",
+    ]
+    curves = {c.get_label(): c.lines[0] for c in rpn.containers}
+    assert list(curves["GA-RPN, with proposals"].get_ydata()) == [4, 7]
+    assert list(curves["GA-RPN"].get_ydata()) == [3, 6]
+    assert len({str(line.get_color()) for line in curves.values()}) == 3
+    assert len(retinanet.containers) == 2
+
+
+def test_plots_say_how_often_they_were_measured(benchmark_module) -> None:
+    growth = benchmark_module("growth")
+    machine = {"device": "a CPU", "threads": 2, "torch": "2.3.1"}
+
+    def note(*counts: int) -> str:
+        points = [{**growth.BASE, "detectron2_s": [1.0] * n, "ours_s": [1.0] * n} for n in counts]
+        return growth.note_of("boxes", machine, points).splitlines()[-1]
+
+    assert note(3, 1, 2) == "medians of 1 to 3 repeats, bars from least to most"
+    assert note(3, 3) == "medians of 3 repeats, bars from least to most"
+    assert note(1, 1) == "one repeat"
 
 
 def test_operations_of_plain_heads_are_those_of_their_convolutions(
@@ -162,6 +267,40 @@ def test_a_product_takes_the_time_of_a_step_of_one_product(benchmark_module) -> 
     assert sum(grouped.values()) + sum(rest.values()) == pytest.approx(1)
     assert grouped["matrix products"] > 0.9
     assert grouped["convolutions"] == grouped["gathering taps"] == 0
+
+
+@pytest.mark.parametrize("attribute", ["self_device_time_total", "self_cuda_time_total"])
+def test_kernels_of_a_gpu_count_once_by_their_operators(benchmark_module, attribute: str) -> None:
+    module = benchmark_module("time_shares")
+
+    def event(key: str, kind: str, own: float) -> SimpleNamespace:
+        device_type = getattr(torch.autograd.DeviceType, kind)
+        return SimpleNamespace(
+            key=key, device_type=device_type, self_cpu_time_total=7.0, **{attribute: own}
+        )
+
+    events = [
+        event("aten::addmm", "CPU", 30.0),
+        event("aten::convolution_backward", "CPU", 60.0),
+        event("cudaLaunchKernel", "CPU", 0.0),
+        event("aten::sort", "CPU", 10.0),
+        event("ampere_sgemm_128x64_nn", "CUDA", 30.0),
+        event("cudnn::dgrad_engine", "CUDA", 60.0),
+        event("radixSortKernel", "CUDA", 10.0),
+    ]
+    grouped, rest = module.shares(module.sum_times(events, "cuda"))
+    assert grouped == {"convolutions": 0.6, "gathering taps": 0, "matrix products": 0.3}
+    assert {k: v for k, v in rest.items() if v} == {"aten::sort": 0.1}
+    assert set(module.sum_times(events, "cpu").values()) == {7.0}
+
+
+def test_no_further_call_is_profiled_after_the_limit(benchmark_module) -> None:
+    calls: list[int] = []
+    times = benchmark_module("time_shares").operator_times
+    times(lambda: calls.append(1), 5, "cpu", limit=0)
+    assert len(calls) == 2  # One of them is not counted.
+    times(lambda: calls.append(1), 5, "cpu")
+    assert len(calls) == 2 + 6
 
 
 def test_shares_of_time(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -254,8 +393,9 @@ def test_mmdetection_missing_from_its_environment_is_told(benchmark_module, tmp_
         peer.time_targets(fake, (64, 96), 3, 1, args)
 
 
-def test_inputs_and_results_pass_between_the_environments(benchmark_module, tmp_path: Path) -> None:
-    peer = benchmark_module("mmdetection.peer")
+@pytest.fixture
+def fake_mmdet_python(tmp_path: Path) -> Path:
+    """Answers with the shapes of its inputs for versions, and a second for every case."""
     fake = tmp_path / "python"
     fake.write_text(
         f"#!{sys.executable}\n"
@@ -268,15 +408,60 @@ def test_inputs_and_results_pass_between_the_environments(benchmark_module, tmp_
         "open(out, 'w').write(json.dumps({'versions': shapes, 'seconds': {case: [1.0]}}))\n"
     )
     fake.chmod(0o755)
+    return fake
+
+
+def test_inputs_and_results_pass_between_the_environments(
+    benchmark_module, fake_mmdet_python: Path
+) -> None:
+    peer = benchmark_module("mmdetection.peer")
     args = Namespace(
         size=(64, 96), batch=2, boxes=3, share=0.1, proposals=True, threads=1, repeats=1,
         mmdet_torchvision_ops=True,
     )  # fmt: skip
-    seconds, shapes = peer.time_line(fake, "rpn", "training", args)
+    seconds, shapes = peer.time_line(fake_mmdet_python, "rpn", "training", args)
     assert seconds == [1.0]
     assert [shapes[f"p{i}"] for i in (2, 6)] == [[2, 32, 16, 24], [2, 32, 1, 2]]
     assert shapes["boxes.1"][1] == 4
     assert shapes["classes.1"] == shapes["boxes.1"][:1]
+
+
+def test_mmdetections_heads_are_a_third_side(
+    benchmark_module, fake_mmdet_python: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "compare.json"
+    benchmark_module("mmdetection.compare").main(
+        [*TINY, "--mmdet-python", str(fake_mmdet_python), "--size", "64", "96", "--boxes", "3",
+         "--lines", "0", "4", "--output", str(path)]
+    )  # fmt: skip
+    lines = results_of(path)
+    assert [x["name"] for x in lines] == [
+        "GA-RPN head, inference",
+        "GA-RetinaNet head, training step",
+    ]
+    printed = capsys.readouterr().out
+    for line in lines:
+        assert line["mmdetection_s"] == [1.0]
+        theirs, ours = line["detectron2_s"][0], line["ours_s"][0]
+        assert f"| {1 / theirs:.2f} | {ours:.3f} |" in printed
+
+
+def test_a_missing_environment_of_mmdetection_is_told_at_once(
+    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main = benchmark_module("mmdetection.compare").main
+    absent = tmp_path / "bin" / "python"
+    for options, told in (
+        ([], "the following arguments are required: --mmdet-python"),
+        (["--mmdet-python", str(absent)], f"--mmdet-python {absent} is no program: name the Pyt"),
+        (["--mmdet-python", sys.executable, "--device", "cuda"], "timed on a CPU alone"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*TINY, *options])
+        output, errors = capsys.readouterr()
+        assert stop.value.code == 2
+        assert told in errors.splitlines()[-1]
+        assert not output
 
 
 # ---------------------------------------------------------------------------------- torch.compile
@@ -294,6 +479,7 @@ def test_compile_tells_times_graphs_and_failures(
     case = [*TINY, "--subjects", "rpn_head", "--modes", "training", "--output", str(path)]
     case += ["--sizes", "64x64", "64x96", "128x96"]
     script.main([*case, "--backend", "eager", "--opts", *NARROW])
+    assert "| rpn_head | training | 64x64 | " in capsys.readouterr().out
     (line,) = results_of(path)
     assert line["graphs"] >= 1
     assert len(line["new_graphs"]) == len(line["new_size_s"]) == 2
@@ -306,6 +492,18 @@ def test_compile_tells_times_graphs_and_failures(
     script.main([*case, "--backend", "broken_for_test", "--opts", *NARROW])
     assert "no C++ compiler" in capsys.readouterr().out
     assert "no C++ compiler" in results_of(path)[0]["error"]
+
+    def slow(*_args: object, **_more: object) -> None:
+        raise TimeoutError("more than a second")
+
+    monkeypatch.setattr(script, "in_own_process", slow)
+    script.main([*TINY, "--subjects", "backbone"])
+    rows = capsys.readouterr().out.splitlines()[-2:]
+    assert [row.split(" | ")[:4] for row in rows] == [
+        ["| backbone", "inference", "480x800", "more than a second"],
+        ["| backbone, its residual network alone compiled", "training", "480x800",
+         "more than a second"],
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
