@@ -109,10 +109,10 @@ def curves_of(kind: str) -> list[tuple[bool, str, str, str, int]]:
     """With proposals or without, label, key of the times, marker and number of the colour."""
     theirs, ours = HEADS[kind]
     return [
-        # The peer of the line with proposals is the same step, and its curve the same.
-        (True, f"{ours}, with proposals", "ours_s", "^", 2),
         (False, theirs, "detectron2_s", "s", 1),
         (False, ours, "ours_s", "o", 0),
+        # The peer of the line with proposals is the same step, and its curve the same.
+        (True, f"{ours}, with proposals", "ours_s", "^", 2),
     ]
 
 
@@ -125,6 +125,7 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
     figure.set_layout_engine("constrained", h_pad=0.12, w_pad=0.12)
     figure.suptitle(note, fontsize=11, x=0.01, ha="left", color="0.3", parse_math=False)
     for axes, (kind, mode) in zip(figure.subplots(len(panels), 1), panels, strict=True):
+        highest, ticks = 0.0, {}
         for proposals, label, key, marker, color in curves_of(kind):
             chosen = [
                 p
@@ -140,17 +141,19 @@ def plot_series(name: str, points: Sequence[dict[str, Any]], note: str) -> Any:
             axes.errorbar(
                 x, y, (low, high), color=line_color(color), marker=marker, capsize=3, label=label
             )
+            highest = max([highest, *(max(p[key]) for p in chosen)])
+            ticks.update({v: f"{v:.3g}" for v in x})
         if name in ("boxes", "share"):
             axes.set_xscale("log")
-        axes.set_xticks(x, [f"{v:.3g}" for v in x])
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.3 * highest)  # The legend is above all curves.
         axes.set_xlabel(series.label, fontsize=11)
         axes.set_ylabel("seconds a batch", fontsize=11)
         what = "training step" if mode == "training" else mode
         axes.set_title(f"{HEADS[kind][1]} head, {what}", fontsize=12, loc="left")
-        axes.legend(frameon=False, fontsize=11, loc="best")
+        axes.legend(frameon=False, fontsize=11, loc="upper left", ncols=3)
         tidy_axes(axes)
     return figure_image(figure)
 

@@ -205,9 +205,9 @@ def test_growth_with_proposals_is_a_curve_of_its_own(
     assert asked[:5] == [tuple(line[1:]) for line in benchmark_module("heads").LINES]
     rpn, retinanet = figures[1].axes
     assert [x.get_text() for x in rpn.get_legend().get_texts()] == [
-        "GA-RPN, with proposals",
         "RPN",
         "GA-RPN",
+        "GA-RPN, with proposals",
     ]
     curves = {c.get_label(): c.lines[0] for c in rpn.containers}
     assert list(curves["GA-RPN, with proposals"].get_ydata()) == [4, 7]
