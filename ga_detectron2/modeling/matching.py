@@ -15,8 +15,10 @@ from torch.nn import functional as F
 from .anchors import CellGrid, approximate_anchor_offsets
 from .targets import GroundTruth
 
-# Pairs of a box and an anchor that are compared at a time (but one box with all its anchors).
-PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 24}
+# Pairs of a box and an anchor that are compared at a time (but one box of every image with all its
+# anchors). On a GPU an operation on so many moves some 50 MB, which should take longer than its
+# launch, so that more at a time would cost memory and save nothing (not measured).
+PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 22}
 # Neighbouring cells that are compared with a box, or not, together.
 CELLS_PER_RUN = 16
 
@@ -108,34 +110,68 @@ def _compare_near(
     left, top = torch.where(exists, runs[:2], torch.inf).amin(dim=3)[:, :, None]
     right, bottom = torch.where(exists, runs[2:], -torch.inf).amax(dim=3)[:, :, None]
     by_run = runs.permute(1, 2, 0, 3).flatten(0, 1).contiguous()  # (N * runs, 4, length)
+    found = _Found.nothing(inside)
     near: list[tuple[Tensor, ...]] = []
+    num_near = 0
     # A few per cent of the runs touch a box as a rule, so chunks may be larger.
     for start, boxes, valid in _chunks(ground_truth, exists.numel() // 4):
         bx1, by1, bx2, by2 = boxes[..., None].unbind(dim=2)
         touch = (left < bx2) & (right > bx1) & (top < by2) & (bottom > by1) & valid[..., None]
-        image, box, run = touch.nonzero().unbind(dim=1)
-        pairs = by_run.index_select(0, image * exists.shape[1] + run)
-        x1, y1, x2, y2 = pairs.unbind(dim=1)  # (pairs, length) each
-        bx1, by1, bx2, by2 = boxes[image, box][..., None].unbind(dim=1)
-        areas = (x2 - x1).mul_(y2 - y1).add_((bx2 - bx1) * (by2 - by1))
-        width = torch.min(bx2, x2).sub_(torch.max(bx1, x1)).clamp_(min=0)
-        height = torch.min(by2, y2).sub_(torch.max(by1, y1)).clamp_(min=0)
-        iou = _iou(width.mul_(height), areas)
+        cells, box, iou, claims = _near_pairs(by_run, touch, boxes, valid, rule, R)
+        near.append((cells, box + start, iou, claims))
+        # Cells are gone through as rarely as memory allows: few pairs reach a threshold as a rule,
+        # but anchors as large as the boxes do so by the ten thousand.
+        num_near += cells.numel()
+        if num_near > inside.numel():
+            found = found.merge(0, *_merge_near(inside, near))
+            near, num_near = [], 0
+    return found.merge(0, *_merge_near(inside, near)) if near else found
 
-        # Of the cells, only those matter that reach a threshold or are a box's best ones.
-        number = image * boxes.shape[1] + box
-        best = iou.new_zeros(valid.numel()).scatter_reduce(0, number, iou.amax(dim=1), "amax")
-        least = _least_claim(best.view_as(valid), valid, rule).flatten()[number]
-        claims = iou == least[:, None]
-        pair, place = (claims | (iou >= rule.thresholds[0])).nonzero().unbind(dim=1)
-        cells = run[pair] * length + place
-        # Anchors that pad a run have no IoU, but may reach a threshold of 0.
-        pair, place, cells = (x[cells < R] for x in (pair, place, cells))
-        cells += image[pair] * R
-        near.append((cells, box[pair] + start, iou[pair, place], claims[pair, place]))
-    if not near:
-        return _Found.nothing(inside)
-    return _Found(*_per_cell(inside.shape, *map(torch.cat, zip(*near, strict=True))))
+
+def _near_pairs(
+    by_run: Tensor, touch: Tensor, boxes: Tensor, valid: Tensor, rule: MatchRule, R: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The pairs of a box and an anchor that may matter, of those in runs that touch the box.
+
+    Args:
+        by_run: (N * runs, 4, length), the anchors' coordinates.
+        touch: (N, m, runs) bool, which runs a box is compared with.
+        boxes, valid: (N, m, 4) and (N, m).
+        rule: see :class:`MatchRule`.
+        R: cells of an image; the last run may have more.
+
+    Returns:
+        cells, boxes, iou and claims as :func:`_per_cell` takes them.
+    """
+    image, box, run = touch.nonzero().unbind(dim=1)
+    iou = _iou_of_runs(by_run.index_select(0, image * touch.shape[2] + run), boxes[image, box])
+
+    # Of the cells, only those matter that reach a threshold or are a box's best ones.
+    number = image * boxes.shape[1] + box
+    best = iou.new_zeros(valid.numel()).scatter_reduce(0, number, iou.amax(dim=1), "amax")
+    least = _least_claim(best.view_as(valid), valid, rule).flatten()[number]
+    claims = iou == least[:, None]
+    pair, place = (claims | (iou >= rule.thresholds[0])).nonzero().unbind(dim=1)
+    cells = run[pair] * CELLS_PER_RUN + place
+    # Anchors that pad a run have no IoU, but may reach a threshold of 0.
+    pair, place, cells = (x[cells < R] for x in (pair, place, cells))
+    cells += image[pair] * R
+    return cells, box[pair], iou[pair, place], claims[pair, place]
+
+
+def _iou_of_runs(runs: Tensor, boxes: Tensor) -> Tensor:
+    """IoU (k, length) of each anchor of a run, (k, 4, length), with the run's box, (k, 4)."""
+    x1, y1, x2, y2 = runs.unbind(dim=1)  # (k, length) each
+    bx1, by1, bx2, by2 = boxes[..., None].unbind(dim=1)
+    areas = (x2 - x1).mul_(y2 - y1).add_((bx2 - bx1) * (by2 - by1))
+    width = torch.min(bx2, x2).sub_(torch.max(bx1, x1)).clamp_(min=0)
+    height = torch.min(by2, y2).sub_(torch.max(by1, y1)).clamp_(min=0)
+    return _iou(width.mul_(height), areas)
+
+
+def _merge_near(inside: Tensor, near: list[tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, Tensor]:
+    """What pairs, as :func:`_compare_near` collects them, say of each cell."""
+    return _per_cell(inside.shape, *map(torch.cat, zip(*near, strict=True)))
 
 
 def match_approximate_anchors(
