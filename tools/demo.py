@@ -32,6 +32,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_file, check_output_folder, shown
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
     Prediction,
@@ -42,6 +43,7 @@ from ga_detectron2.visualization import (
     save_image,
     select_anchors,
 )
+from ga_detectron2.visualization.style import check_image_name
 
 TILES = {
     "anchors": ("anchors",),
@@ -209,6 +211,30 @@ class Demo:
         ]
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse what could not be written, before the model is built."""
+    if args.json:
+        check_output_file("--json", args.json)
+    if args.input:
+        if args.output and is_picture(args.output):
+            check_image_name(args.output)
+            check_output_file("--output", args.output)
+        elif args.output:
+            check_output_folder("--output", args.output)
+        return
+    target = video_target(args)
+    for option, video in (("--video-input", args.video_input), ("--output", target)):
+        if video and shown(video) != video:
+            raise ConfigError(f"{option}: {video} is no UTF-8, which OpenCV needs for a video")
+    if target:
+        check_output_file("--output", target)
+
+
+def is_picture(path: str) -> bool:
+    """Whether a name is one of a picture, not of a folder."""
+    return path.lower().endswith(SUFFIXES)
+
+
 def find_files(inputs: list[str]) -> list[str]:
     """The files that --input means, each once. One that is not there is kept, to be reported."""
     files: list[str] = []
@@ -216,7 +242,7 @@ def find_files(inputs: list[str]) -> list[str]:
         path = os.path.expanduser(path)
         if os.path.isdir(path):
             names = sorted(os.listdir(path))
-            files += [os.path.join(path, x) for x in names if x.lower().endswith(SUFFIXES)]
+            files += [os.path.join(path, x) for x in names if is_picture(x)]
         elif os.path.exists(path):
             files.append(path)
         else:
@@ -230,7 +256,7 @@ def run_on_files(demo: Demo, args: argparse.Namespace) -> None:
     files = find_files(args.input)
     if not files:
         sys.exit(f"demo.py: error: there are no pictures in {', '.join(args.input)}")
-    is_file = bool(args.output) and args.output.lower().endswith(SUFFIXES)
+    is_file = bool(args.output) and is_picture(args.output)
     if is_file and len(files) > 1:
         sys.exit(f"demo.py: error: --output {args.output} is one file, for {len(files)} pictures")
     taken: set[str] = set()
@@ -271,6 +297,14 @@ def free_name(folder: str, path: str, taken: set[str]) -> str:
     return os.path.join(folder, name)
 
 
+def video_target(args: argparse.Namespace) -> str | None:
+    """The file that the drawn video goes to."""
+    if not args.output or os.path.splitext(args.output)[1]:
+        return args.output or None
+    source = "webcam" if args.webcam else args.video_input
+    return os.path.join(args.output, f"{os.path.splitext(os.path.basename(source))[0]}.mp4")
+
+
 def run_on_video(demo: Demo, args: argparse.Namespace) -> None:
     source = "webcam" if args.webcam else args.video_input
     if not args.webcam and not os.path.isfile(source):
@@ -280,12 +314,8 @@ def run_on_video(demo: Demo, args: argparse.Namespace) -> None:
         sys.exit(f"demo.py: error: {source} cannot be read")
     rate = video.get(cv2.CAP_PROP_FPS) or 25
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if not args.webcam else 0
-    target = None
-    if args.output:
-        target = args.output
-        if not os.path.splitext(target)[1]:
-            stem = os.path.splitext(os.path.basename(source))[0]
-            target = os.path.join(target, f"{stem}.mp4")
+    target = video_target(args)
+    if target:
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
     writer = None
     try:
@@ -334,7 +364,7 @@ def show_in_window(picture: np.ndarray, wait: int) -> bool:
 
 
 def place(output: str | None) -> str:
-    return f" are in {output}" if output else ""
+    return f" are in {shown(output)}" if output else ""
 
 
 def finish(demo: Demo, args: argparse.Namespace) -> None:
@@ -343,15 +373,16 @@ def finish(demo: Demo, args: argparse.Namespace) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(demo.results, file, indent=1)
-    print(f"demo.py: the results are in {args.json}")
+    print(f"demo.py: the results are in {shown(args.json)}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with errors_in_one_line("demo.py"):
+        check_outputs(args)
         demo = Demo(args)
-        print(f"demo.py: the weights are {demo.predictor.weights}")
+        print(f"demo.py: the weights are {shown(demo.predictor.weights)}")
         if args.input:
             run_on_files(demo, args)
         else:

@@ -133,8 +133,12 @@ def _draw(split: Split, folder: str) -> None:
         def write_image(file_name: str, image: np.ndarray) -> None:
             nonlocal num_written
             path = os.path.join(temporary, IMAGES, file_name)
-            if not cv2.imwrite(path, image):
-                raise OSError(f"{path} could not be written")
+            written, content = cv2.imencode(os.path.splitext(file_name)[1], image)
+            if not written:
+                raise OSError(f"{path}: OpenCV cannot make a picture of this kind")
+            # Not imwrite, which crashes on a folder whose name is not UTF-8.
+            with open(path, "wb") as f:
+                f.write(content.tobytes())
             num_written += 1
             if num_written % 250 == 0:
                 seconds = time.perf_counter() - start

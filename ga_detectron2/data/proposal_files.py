@@ -1,6 +1,5 @@
 """Files of stored proposals: detectron2's format, and what MMDetection writes."""
 
-import os
 import pickle
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,12 +10,13 @@ from detectron2.structures import BoxMode
 from ga_detectron2.checkpoint.errors import CheckpointError
 from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
 
+from .whole_file import write_atomically
+
 __all__ = [
     "ProposalFileError",
     "Proposals",
     "read_mmdet_proposals",
     "read_proposals",
-    "write_atomically",
     "write_proposals",
 ]
 
@@ -133,20 +133,6 @@ def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals
             (np.log(scores.clip(min=tiny)) - np.log((1 - scores).clip(min=tiny))).astype(np.float32)
         )
     return Proposals(list(image_ids), boxes, logits)
-
-
-def write_atomically(path: str, content: bytes) -> None:
-    """Write a file that appears under its name when it is complete."""
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
 
 
 def _load(path: str) -> Any:

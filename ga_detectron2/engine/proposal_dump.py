@@ -21,9 +21,9 @@ from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.data.proposal_files import (
     Proposals,
     read_proposals,
-    write_atomically,
     write_proposals,
 )
+from ga_detectron2.data.whole_file import write_atomically
 
 from .errors import ConfigError
 

@@ -10,6 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 
+from ga_detectron2.data.whole_file import write_atomically
+
 __all__ = ["COLORS", "check_image", "color_of", "figure_image", "probability_limit", "size_of"]
 
 # Okabe and Ito's palette, which people with any colour blindness can tell apart.
@@ -98,12 +100,27 @@ def save_image(image: np.ndarray, path: str) -> None:
         OSError: it cannot be written.
     """
     check_image(image)
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    check_image_name(path)
+    ending = os.path.splitext(path)[1]
+    # Plots shrink to half of what OpenCV's quick compression makes.
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if ending.lower() == ".png" else []
     try:
-        # Plots shrink to half of what OpenCV's quick compression makes.
-        options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.lower().endswith(".png") else []
-        written = cv2.imwrite(path, np.ascontiguousarray(image[:, :, ::-1]), options)
+        # Not imwrite: OpenCV crashes on a name that is not UTF-8, and hides why a file fails.
+        written, content = cv2.imencode(ending, np.ascontiguousarray(image[:, :, ::-1]), options)
     except cv2.error as error:
-        raise OSError(f"{path}: its ending is not one of an image, such as .png or .jpg") from error
+        raise OSError(f"{path}: {' '.join(str(error).split())}") from error
     if not written:
-        raise OSError(f"{path} cannot be written")
+        raise OSError(f"{path}: OpenCV cannot make a picture of this kind")
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    write_atomically(path, content.tobytes(), sync=False)
+
+
+def check_image_name(path: str) -> None:
+    """Refuse the name of a file whose ending is not one of a picture that OpenCV writes.
+
+    Raises:
+        OSError: it is not.
+    """
+    ending = os.path.splitext(path)[1]
+    if not ending.isascii() or not ending or not cv2.haveImageWriter(f"picture{ending}"):
+        raise OSError(f"{path}: its ending is not one of an image, such as .png or .jpg")

@@ -160,10 +160,16 @@ def test_the_folder_name_follows_the_settings(monkeypatch):
 
 
 def test_a_drawing_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+    # A name that is not UTF-8 would crash OpenCV's imwrite.
+    tmp_path = tmp_path / "nonutf\udcff"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     split = Split("tiny", seed=1, num_images=5)
+
+    def full(path, *args, **keys):
+        return open("/dev/full" if "000003" in path else path, *args, **keys)
+
     with monkeypatch.context() as broken:
-        broken.setattr(cv2, "imwrite", lambda path, image: "000003" not in path)
+        broken.setattr(embedded, "open", full, raising=False)
         with pytest.raises(OSError, match=rf"ga_shapes_tiny .* {CACHE_VARIABLE}"):
             drawn_folder(split)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from ga_detectron2.data import whole_file
 from ga_detectron2.visualization import (
     compose_panel,
     make_overview,
@@ -107,3 +108,20 @@ def test_images_are_written_as_they_are(tmp_path, image) -> None:
     assert (cv2.imread(str(path))[:, :, ::-1] == image).all()
     with pytest.raises(OSError, match="not one of an image"):
         save_image(image, str(tmp_path / "picture.txt"))
+
+
+def test_a_name_need_not_be_text_and_a_full_disk_is_told(tmp_path, image, monkeypatch) -> None:
+    path = tmp_path / "nonutf\udcff" / "picture\udcff.png"
+    save_image(image, str(path))
+    kept = path.read_bytes()
+    assert (cv2.imdecode(np.frombuffer(kept, np.uint8), 1)[:, :, ::-1] == image).all()
+
+    def full(*_args: object) -> object:
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(whole_file, "open", full, raising=False)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        save_image(image, str(path))
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == kept
+    assert list(path.parent.iterdir()) == [path]

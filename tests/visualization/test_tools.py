@@ -8,6 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
+from ga_detectron2.data.images import read_rgb
+from ga_detectron2.visualization import GuidedPredictor
+
 
 @pytest.fixture
 def pictures(dataset, tmp_path) -> Path:
@@ -137,6 +140,49 @@ def test_demo_on_a_video(demo, pictures, tmp_path) -> None:
     for bad in (tmp_path / "absent.mp4", pictures / "notes.txt"):
         with pytest.raises(SystemExit, match=bad.name):
             demo("--video-input", bad, "--output", tmp_path / "out")
+
+
+NO_TEXT = "nonutf\udcff"
+"""The name of a file whose bytes are not UTF-8; OpenCV's functions of files crash on it."""
+
+
+def test_demo_takes_names_that_are_no_text(demo, pictures, tmp_path, capsys) -> None:
+    picture = tmp_path / f"{NO_TEXT}.png"
+    shutil.copy(pictures / "picture0.png", picture)
+    out = tmp_path / f"out{NO_TEXT}"
+    results = tmp_path / f"{NO_TEXT}.json"
+    demo("--input", picture, "--output", out, "--json", results)
+    assert files_in(out) == [f"{NO_TEXT}.png"]
+    assert read_rgb(str(out / f"{NO_TEXT}.png")).shape[1] == 640
+    assert json.loads(results.read_text())[0]["file"] == str(picture)
+    printed = capsys.readouterr().out
+    assert f"1 of 1 pictures are in {tmp_path}/outnonutf\\xff" in printed
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "option"),
+    [(f"{NO_TEXT}.avi", "out", "--video-input"), ("film.avi", f"{NO_TEXT}.mp4", "--output")],
+)
+def test_demo_refuses_videos_of_such_names(demo, tmp_path, source, output, option) -> None:
+    (tmp_path / source).write_bytes(b"")
+    with pytest.raises(SystemExit, match=f"^demo.py: error: {option}: .*no UTF-8"):
+        demo("--video-input", tmp_path / source, "--output", tmp_path / output)
+
+
+def test_demo_tells_first_what_it_cannot_write(demo, pictures, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(GuidedPredictor, "__init__", lambda *_: pytest.fail("a model was built"))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    images = ("--input", pictures / "picture0.png")
+    for output, reason in (
+        (("--json", tmp_path), f"--json: {tmp_path} is a folder"),
+        (("--output", tmp_path / "folder.png"), "--output: .*folder.png is a folder"),
+        (("--output", tmp_path / "file"), "--output: .*file, not a folder"),
+        (("--output", tmp_path / "file" / "a.png"), "--output: .*file, not a folder"),
+        (("--output", tmp_path / "a.gif"), "a.gif: its ending is not one of an image"),
+    ):
+        with pytest.raises(SystemExit, match=f"^demo.py: error: .*{reason}"):
+            demo(*images, *output)
 
 
 def test_demo_says_what_to_do_without_a_window(demo, pictures, monkeypatch) -> None:

@@ -1,0 +1,79 @@
+"""What cannot be written is told before any work, with the option and the path."""
+
+import os
+import re
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from ga_detectron2.engine import ConfigError
+from ga_detectron2.engine.output_paths import check_output_file, check_output_folder, shown
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("kept")
+    return tmp_path
+
+
+def everything(place: Path) -> list[str]:
+    return sorted(str(path) for path in place.rglob("*"))
+
+
+def test_what_can_be_written_is_left_alone(place: Path) -> None:
+    before = everything(place)
+    check_output_file("--json", str(place / "new" / "newer" / "x.json"))
+    check_output_file("--json", str(place / "file"))
+    check_output_folder("--output", str(place / "new" / "newer"))
+    check_output_folder("--output", str(place / "folder"))
+    # A pipe, as of a shell's >(...), has no folder to make files in.
+    os.mkfifo(place / "pipe")
+    check_output_file("--json", str(place / "pipe"))
+    assert stat.S_ISFIFO((place / "pipe").stat().st_mode)
+    (place / "pipe").unlink()
+    assert everything(place) == before
+    assert (place / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "reason"),
+    [
+        (check_output_file, "{place}/folder", "is a folder"),
+        (check_output_file, "{place}/new/", "is a folder"),
+        (check_output_file, "{place}/file/x.json", "{place}/file is a file, not a folder"),
+        (check_output_folder, "{place}/file", "is a file, not a folder"),
+        (check_output_folder, "{place}/file/a/b", "{place}/file is a file, not a folder"),
+        (check_output_file, "/proc/nothing", "no file can be made in /proc"),
+        (check_output_folder, "/proc/nothing/at/all", "no file can be made in /proc"),
+    ],
+)
+def test_what_cannot_be_written_is_told(place: Path, check, path: str, reason: str) -> None:
+    before = everything(place)
+    path, reason = path.format(place=place), reason.format(place=place)
+    with pytest.raises(ConfigError, match=f"^--there: {re.escape(path)} .*{re.escape(reason)}"):
+        check("--there", path)
+    assert everything(place) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_somebody_else_is_told(place: Path) -> None:
+    (place / "folder").chmod(0o555)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        check_output_file("--json", str(place / "folder" / "x.json"))
+
+
+def test_a_full_disk_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_options: object) -> object:
+        return open("/dev/full", "wb")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ConfigError, match=r"OUTPUT_DIR: .*folder .*No space left on device"):
+        check_output_folder("OUTPUT_DIR", str(place / "folder"))
+
+
+def test_names_that_are_no_text_can_be_printed() -> None:
+    assert shown("a/b\udcff.png") == "a/b\\xff.png"
+    assert shown("a/ü.png") == "a/ü.png"
