@@ -11,6 +11,7 @@ from .register import (
     register_datasets,
 )
 from .shapes import CLASS_NAMES, ShapesConfig
+from .test_loader import build_test_loader
 from .train_loader import TrainLoader, build_train_loader, make_train_loader
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DatasetArgument",
     "ShapesConfig",
     "TrainLoader",
+    "build_test_loader",
     "build_train_loader",
     "check_num_classes",
     "coco_subset",

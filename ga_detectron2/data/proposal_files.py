@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 
 from ga_detectron2.checkpoint.errors import CheckpointError
 from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
 
+from .errors import DataError
 from .whole_file import write_atomically
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "write_proposals",
 ]
 
+_NAMES_BEFORE = {"indexes": "ids", "scores": "objectness_logits"}
 
-class ProposalFileError(ValueError):
+
+class ProposalFileError(DataError):
     """A file of proposals cannot be used. The message is one line and names the file."""
 
 
@@ -50,26 +54,36 @@ def write_proposals(path: str, proposals: Proposals) -> None:
 
 
 def read_proposals(path: str) -> Proposals:
-    """Read what :func:`write_proposals` has written, executing nothing in it.
+    """Read a file of detectron2's or of :func:`write_proposals`, executing nothing in it.
 
     Raises:
         ProposalFileError: the file is damaged or holds something else.
     """
     content = _load(path)
     names = Proposals._fields
+    if isinstance(content, dict):  # Detectron had other names, which detectron2 takes, too.
+        content = {_NAMES_BEFORE.get(name, name): value for name, value in content.items()}
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in names):
         raise ProposalFileError(f"{path}: not a file of proposals, with the lists {names}")
     proposals = Proposals(*(content[k] for k in names))
     if len({len(values) for values in proposals}) > 1:
         raise ProposalFileError(f"{path}: the lists {names} must be equally long")
-    seen: set[int | str] = set()
+    seen: set[str] = set()
     for image, boxes, logits in zip(*proposals, strict=True):
         problem = _problem(image, boxes, logits)
-        if problem is None and image in seen:
+        if problem is None and str(image) in seen:
             problem = f"holds image {image} twice"
         if problem:
             raise ProposalFileError(f"{path}: {problem}")
-        seen.add(image)
+        seen.add(str(image))
+    mode = content.get("bbox_mode", BoxMode.XYXY_ABS.value)
+    if isinstance(mode, int) and mode == BoxMode.XYWH_ABS.value:
+        corners = [BoxMode.convert(b, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for b in proposals.boxes]
+        return proposals._replace(boxes=corners)
+    if not isinstance(mode, int) or mode != BoxMode.XYXY_ABS.value:
+        raise ProposalFileError(
+            f"{path}: bbox_mode {mode!r} must be 0 (x1, y1, x2, y2) or 1 (x, y, width, height)"
+        )
     return proposals
 
 
@@ -137,7 +151,7 @@ def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals
 
 def _load(path: str) -> Any:
     try:
-        with open(path, "rb") as file:
+        with open(PathManager.get_local_path(path), "rb") as file:
             return load_numpy_pickle(file)
     except CheckpointError as error:
         raise ProposalFileError(f"{path}: {error}") from error

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from .boxes import BoxCheckedMapper
 from .classes import ClassCheckedMapper, ModelClasses, check_record_classes, classes_of_model
 from .images import NamingDatasetMapper
+from .records import records_to_train
 from .seeds import derive_seed, seeded
 
 __all__ = ["TrainLoader", "build_train_loader", "make_train_loader"]
@@ -37,11 +38,17 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
 
     Raises:
         ClassError: an object is of a class that the model does not have.
+        ProposalFileError: a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` cannot be used.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     with seeded(seed):
         mapper = mapper or NamingDatasetMapper(cfg, True)
-        parts = build_detection_train_loader.from_config(cfg, mapper)
+        records = records_to_train(cfg)
+        # Some of detectron2's samplers load the data once more; proposals are no part of that.
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.LOAD_PROPOSALS = False
+        parts = build_detection_train_loader.from_config(cfg, mapper, dataset=records)
 
     def make_sampler(records: Sequence[Any]) -> Iterable[int]:
         parts = build_detection_train_loader.from_config(cfg, mapper, dataset=records)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import build_detection_train_loader
+from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -16,6 +16,7 @@ from torch import nn
 
 from ga_detectron2.data import make_train_loader
 from ga_detectron2.data.classes import ModelClasses, check_dataset_classes
+from ga_detectron2.data.records import get_records
 from ga_detectron2.data.seeds import seeded
 from ga_detectron2.modeling import GuidedAnchoring
 
@@ -132,7 +133,7 @@ def build_lazy(cfg: DictConfig, key: str) -> Any:
         ConfigError: its arguments are wrong.
     """
     with _errors_of(key):
-        built = instantiate(OmegaConf.select(cfg, key))
+        built = instantiate(_without_unpickling(OmegaConf.select(cfg, key)))
     if key == "model":
         _check_strides(built)
     return built
@@ -162,6 +163,7 @@ def build_lazy_train_loader(cfg: DictConfig, seed: int) -> Iterable[Any]:
             return TrainingSampler(len(records))
         return build_lazy(cfg, f"{key}.sampler")
 
+    _without_unpickling(node)
     with _errors_of(key):
         with seeded(seed):
             # Relative interpolations are resolved from where the node is in the config.
@@ -174,6 +176,14 @@ def build_lazy_train_loader(cfg: DictConfig, seed: int) -> Iterable[Any]:
             with seeded(seed):
                 parts["sampler"] = make_sampler(parts["dataset"])
         return make_train_loader(parts, seed, make_sampler, _classes_of_model(cfg))
+
+
+def _without_unpickling(node: Any) -> Any:
+    """Let a loader's ``dataset`` read files of proposals without executing them."""
+    dataset = node.get("dataset") if isinstance(node, DictConfig) else None
+    if isinstance(dataset, DictConfig) and _target(dataset) is get_detection_dataset_dicts:
+        dataset._target_ = f"{get_records.__module__}.{get_records.__name__}"
+    return node
 
 
 def _target(node: DictConfig) -> Any:

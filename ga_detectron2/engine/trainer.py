@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -25,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.data import ClassError, build_train_loader
-from ga_detectron2.data.images import NamingDatasetMapper
+from ga_detectron2.data import DataError, build_test_loader, build_train_loader
+from ga_detectron2.data.records import records_to_score
 from ga_detectron2.evaluation import ProposalRecallEvaluator
 
 from .errors import ConfigError
@@ -58,7 +58,7 @@ class GATrainer(ResumableTraining, DefaultTrainer):
                 :meth:`DefaultTrainer.auto_scale_workers`.
 
         Raises:
-            ConfigError: the model cannot be built from ``cfg``.
+            ConfigError: the model cannot be built from ``cfg``, or the data cannot be used.
         """
         # DefaultTrainer's constructor would put a model on the CPU into DistributedDataParallel
         # with a list of GPUs, which that refuses; so the same parts are put together here.
@@ -73,7 +73,10 @@ class GATrainer(ResumableTraining, DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         try:
             data_loader = self.build_train_loader(cfg)
-        except ClassError as error:
+            if cfg.MODEL.LOAD_PROPOSALS:  # Now, and not when the training is at its end.
+                for name in cfg.DATASETS.TEST:
+                    records_to_score(cfg, name)
+        except DataError as error:
             raise ConfigError(error) from error
         self._trainer = build_step(cfg, distribute(model), data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -103,10 +106,11 @@ class GATrainer(ResumableTraining, DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
-        """As :meth:`DefaultTrainer.build_test_loader`, with errors that name the image."""
-        return build_detection_test_loader(
-            cfg, dataset_name, mapper=NamingDatasetMapper(cfg, False)
-        )
+        """As :meth:`DefaultTrainer.build_test_loader`, with errors that name the image.
+
+        Override it with another ``mapper`` for :func:`~ga_detectron2.data.build_test_loader`.
+        """
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -1,0 +1,192 @@
+"""Records with stored proposals are detectron2's own, but nothing in a file of them is executed."""
+
+import itertools
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode, LazyCall, get_cfg
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.structures import BoxMode
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from ga_detectron2.data import build_test_loader, build_train_loader
+from ga_detectron2.data.proposal_files import ProposalFileError
+from ga_detectron2.data.records import get_records
+from ga_detectron2.data.seeds import seeded
+from ga_detectron2.engine import ConfigError
+from ga_detectron2.engine.lazy_config import build_lazy, build_lazy_train_loader
+from tests.data.test_proposal_files import Harm
+
+NAMES = ("ga_records_test_a", "ga_records_test_b")
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path):
+    """Two sets of four images; the ids are the same in both. The last image of each is empty."""
+    for name in NAMES:
+        records = []
+        for i in range(4):
+            path = str(tmp_path / f"{name}{i}.png")
+            Image.new("RGB", (40, 30)).save(path)
+            box = {"bbox": [2, 2, 20, 20], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+            records.append({"file_name": path, "image_id": i, "width": 40, "height": 30,
+                            "annotations": [box] if i < 3 else []})  # fmt: skip
+        DatasetCatalog.register(name, lambda records=records: [dict(r) for r in records])
+        MetadataCatalog.get(name).thing_classes = ["cat"]
+    yield
+    for name in NAMES:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def make_content(seed: int, ids: Any = range(5)) -> dict[str, Any]:
+    """As detectron2 documents it, with equal scores, an image without proposals, and one more."""
+    rng = np.random.default_rng(seed)
+    ids = [*ids]
+    numbers = [0 if i == 1 else 30 for i in range(len(ids))]
+    scale, least = [9, 9, 0, 0], [0, 0, 20, 20]
+    return {
+        "ids": ids,
+        "boxes": [(rng.random((n, 4)) * scale + least).astype(np.float32) for n in numbers],
+        "objectness_logits": [rng.integers(0, 5, n).astype(np.float32) for n in numbers],
+        "bbox_mode": BoxMode.XYXY_ABS.value,
+    }  # fmt: skip
+
+
+def write(path: Path, content: object) -> str:
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    return str(path)
+
+
+def assert_equal(found: list[dict], expected: list[dict]) -> None:
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys() > {"proposal_boxes", "proposal_objectness_logits"}
+        for key in a:
+            assert type(a[key]) is type(b[key])
+            if isinstance(a[key], np.ndarray):
+                assert a[key].dtype == b[key].dtype
+                np.testing.assert_array_equal(a[key], b[key], key)
+            else:
+                assert a[key] == b[key]
+
+
+@pytest.mark.parametrize("filter_empty", [True, False])
+@pytest.mark.parametrize("ids", [range(5), "01234"])
+def test_records_are_detectron2s(tmp_path: Path, filter_empty: bool, ids: Any) -> None:
+    files = [write(tmp_path / f"{i}.pkl", make_content(i, ids)) for i in range(2)]
+    for n in (1, 2):
+        expected = get_detection_dataset_dicts(NAMES[:n], filter_empty, proposal_files=files[:n])
+        assert_equal(get_records(NAMES[:n], filter_empty, proposal_files=files[:n]), expected)
+    assert not any("proposal_boxes" in r for r in get_records(NAMES[0]))
+
+
+def test_older_names_and_sides_for_corners(tmp_path: Path) -> None:
+    content = make_content(0)
+    old = {"indexes": content["ids"], "scores": content["objectness_logits"],
+           "boxes": content["boxes"]}  # fmt: skip
+    sides = {**content, "bbox_mode": BoxMode.XYWH_ABS.value}
+    sides["boxes"] = [b - np.pad(b[:, :2], ((0, 0), (2, 0))) for b in content["boxes"]]
+    (good,), (older,), (other,) = (
+        [get_records(NAMES[0], proposal_files=[write(tmp_path / "p.pkl", x)])]
+        for x in (content, old, sides)
+    )
+    assert_equal(older, good)
+    for a, b in zip(other, good, strict=True):
+        assert a["proposal_bbox_mode"] == BoxMode.XYXY_ABS
+        np.testing.assert_allclose(a["proposal_boxes"], b["proposal_boxes"], atol=1e-5)
+
+
+def config(file: str) -> CfgNode:
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = NAMES[:1]
+    cfg.DATASETS.PROPOSAL_FILES_TRAIN = cfg.DATASETS.PROPOSAL_FILES_TEST = (file,)
+    cfg.DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN = 20
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN = (30,)
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.SOLVER.IMS_PER_BATCH = 1
+    cfg.SEED = 3
+    return cfg
+
+
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "WeightedTrainingSampler"])
+def test_loaders_give_detectron2s_proposals(tmp_path: Path, sampler: str) -> None:
+    cfg = config(write(tmp_path / "p.pkl", make_content(0)))
+    cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
+    cfg.INPUT.RANDOM_FLIP = "none"
+    with seeded(cfg.SEED):
+        theirs = build_detection_train_loader(cfg)
+    found = itertools.chain(build_test_loader(cfg, NAMES[0]),
+                            itertools.islice(build_train_loader(cfg), 6))  # fmt: skip
+    expected = itertools.chain(build_detection_test_loader(cfg, NAMES[0]),
+                               itertools.islice(theirs, 6))  # fmt: skip
+    for (a,), (b,) in zip(found, expected, strict=True):
+        assert a["image_id"] == b["image_id"]
+        ours, other = a["proposals"], b["proposals"]
+        assert ours.proposal_boxes.tensor.equal(other.proposal_boxes.tensor)
+        assert ours.objectness_logits.equal(other.objectness_logits)
+
+
+def nan_box() -> dict[str, Any]:
+    content = make_content(0)
+    content["boxes"][2][1, 1] = np.nan
+    return content
+
+
+FAULTS = {
+    "harm": (None, r"asks for '.*mkdir'.*not executed"),
+    "garbage": (b"garbage", "damaged, truncated"),
+    "one image": (make_content(0, range(1)), r"has no proposals of image 1 \(.*_a1\.png\)"),
+    "NaN": (nan_box(), "image 2 has boxes that are not finite"),
+    "mode of an array": ({**make_content(0), "bbox_mode": np.zeros(2)}, "must be 0"),
+    "mode": ({**make_content(0), "bbox_mode": 4}, "bbox_mode 4 must be 0"),
+    "an id twice": (make_content(0, [0, 1, 2, 3, "3"]), "holds image 3 twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_loader_takes_bad_files(tmp_path: Path, fault: str) -> None:
+    content, message = FAULTS[fault]
+    harm = tmp_path / "harm"
+    file = write(tmp_path / "p.pkl", content or {**make_content(0), "x": Harm(harm)})
+    cfg = config(file)
+
+    def lazy(**keys: Any) -> DictConfig:
+        dataset = LazyCall(get_detection_dataset_dicts)(names=NAMES[0], proposal_files=[file])
+        mapper = LazyCall(DatasetMapper)(is_train=False, augmentations=[], image_format="BGR")
+        return OmegaConf.create(keys | {"dataset": dataset, "mapper": mapper},
+                                flags={"allow_objects": True})  # fmt: skip
+
+    train = lazy(_target_=build_detection_train_loader, total_batch_size=1)
+    loaders = OmegaConf.create(
+        {"dataloader": {"train": train, "test": lazy(_target_=build_detection_test_loader)}},
+        flags={"allow_objects": True},
+    )
+    for load in (
+        lambda: build_train_loader(cfg),
+        lambda: build_test_loader(cfg, NAMES[0]),
+        lambda: build_lazy_train_loader(loaders, 1),
+        lambda: build_lazy(loaders, "dataloader.test"),
+    ):
+        with pytest.raises((ProposalFileError, ConfigError), match=rf"p\.pkl: .*{message}") as e:
+            load()
+        assert "\n" not in str(e.value)
+    assert not harm.exists()
+    if fault == "harm":
+        get_detection_dataset_dicts(NAMES[0], proposal_files=[file])
+        assert os.path.isdir(harm), "the pickle must be one that does harm"
