@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.docs.pages import DOCS
 
 SCRIPT = DOCS / "figures" / "draw.py"
 PICTURES = DOCS / "images" / "concepts"
+DRAWN_WITH = "3.10."  # the pinned matplotlib; 3.11 draws letters and lines otherwise
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,10 @@ def figures() -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    not matplotlib.__version__.startswith(DRAWN_WITH),
+    reason=f"the committed pictures are of matplotlib {DRAWN_WITH}x",
+)
 def test_committed_pictures_are_up_to_date(
     figures: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -37,7 +43,7 @@ def test_committed_pictures_are_up_to_date(
     for path in made:
         new, old = (cv2.imread(str(p)).astype(float) for p in (path, PICTURES / path.name))
         assert new.shape == old.shape, f"run {SCRIPT}: {path.name} differs"
-        # Other versions of matplotlib place letters a little differently.
+        # Other fonts of a machine place letters a little differently.
         assert np.abs(new - old).mean() < 2, f"run {SCRIPT}: {path.name} differs"
 
 
