@@ -377,8 +377,8 @@ def test_targets(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         seconds = {k: v[0] for k, v in line["seconds"].items()}
         assert min(seconds.values()) > 0
         # At least the labels of all cells, eight bytes each, are there at some time.
-        assert 8 * (24 * 16 + 12 * 8) / 2**20 < line["memory_mib"] < targets.BOUND_MIB
-    monkeypatch.setattr(targets, "BOUND_MIB", 0.001)
+        assert 8 * (24 * 16 + 12 * 8) / 2**20 < line["memory_mib"] < targets.bound_mib("cpu", 1)
+    monkeypatch.setitem(targets.BOUND_MIB, "cpu", 0.001)
     with pytest.raises(SystemExit, match=r"More than 0\.001 MiB"):
         targets.main([*case, "--threads", "1"])
 

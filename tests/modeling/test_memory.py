@@ -1,4 +1,7 @@
-"""Targets take little memory, however many boxes there are."""
+"""Targets take little memory, however many boxes, and cells that pass, however many pass.
+
+What targets take on a GPU is measured on a CPU: the same branches, and as many pairs at a time.
+"""
 
 import sys
 from pathlib import Path
@@ -9,7 +12,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 
 from ga_detectron2.model_zoo import get_config
-from ga_detectron2.modeling import sparse_conv
+from ga_detectron2.modeling import matching, sparse_conv
 from ga_detectron2.modeling.anchors import cells_inside_images, make_cell_grid, make_guided_anchors
 from ga_detectron2.modeling.feature_adaption import FeatureRows
 from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_approximate_anchors
@@ -18,6 +21,7 @@ from ga_detectron2.modeling.targets import location_targets, pad_ground_truth
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from measure import peak_allocated
+from targets import bound_mib
 
 sys.path.pop(0)
 
@@ -30,8 +34,6 @@ RULES = {
     "rpn": MatchRule((0.3, 0.7), (0, -1, 1), 0.3),
     "any IoU claims": MatchRule((0.5,), (0, 1), 0.0),
 }
-# A table of all 148,150 cells and 500 boxes alone would be 283 MiB, of nine anchors 2.5 GiB.
-BOUND_MIB = 64
 
 
 def some_boxes(number: int) -> Boxes:
@@ -46,28 +48,54 @@ def some_boxes(number: int) -> Boxes:
     return boxes
 
 
-@pytest.mark.parametrize(
-    ("number", "shape"),
-    [(60, 0.0), pytest.param(500, 0.0, marks=pytest.mark.slow), (60, 4.0)],
-    ids=["60 boxes", "500 boxes", "every anchor touches every box"],
-)
-def test_memory_of_all_targets_is_bounded(number: int, shape: float) -> None:
-    """In MiB at the peak of each, beyond what it is given."""
-    ground_truth = pad_ground_truth([Instances((SIDE, SIDE), gt_boxes=some_boxes(number))])
-    inside = cells_inside_images(GRID, [(SIDE, SIDE)])
+def large_boxes(number: int) -> Boxes:
+    """Three quarters of the image wide and high, all over each other."""
     generator = torch.Generator().manual_seed(0)
-    deltas = shape + torch.randn(1, len(GRID.centers), 2, generator=generator)
-    anchors = make_guided_anchors(GRID.centers, GRID.stride, deltas, 8, (1.0, 1.0))
+    center = SIDE / 2 + 333 * (torch.rand(number, 2, generator=generator) - 0.5)
+    return Boxes(torch.cat([center - 500, center + 500], dim=1))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The device whose way to targets is taken, on a CPU."""
+    if request.param == "cuda":
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        pairs = matching.PAIRS_PER_CHUNK
+        monkeypatch.setitem(pairs, "cpu", pairs["cuda"])
+    return request.param
+
+
+def spread_anchors(images: int, shape: float) -> torch.Tensor:
+    """Guided anchors around the squares, times exp of ``shape``."""
+    generator = torch.Generator().manual_seed(0)
+    deltas = shape + torch.randn(images, len(GRID.centers), 2, generator=generator)
+    return make_guided_anchors(GRID.centers, GRID.stride, deltas, 8, (1.0, 1.0))
+
+
+def peak_of_box_targets(boxes: Boxes, anchors: torch.Tensor, name: str) -> float:
+    images = len(anchors)
+    ground_truth = pad_ground_truth([Instances((SIDE, SIDE), gt_boxes=boxes)] * images)
+    inside = cells_inside_images(GRID, [(SIDE, SIDE)] * images)
+    return peak_allocated(lambda: match_anchors(anchors, inside, ground_truth, RULES[name]), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("images", "number", "shape"),
+    [(1, 60, 0.0), (2, 8, 0.0), pytest.param(1, 500, 0.0, marks=pytest.mark.slow), (1, 60, 4.0)],
+    ids=["60 boxes", "two images", "500 boxes", "every anchor touches every box"],
+)
+def test_memory_of_all_targets_is_bounded(
+    device: str, images: int, number: int, shape: float
+) -> None:
+    """In MiB at the peak of each, beyond what it is given."""
+    boxes, anchors = some_boxes(number), spread_anchors(images, shape)
+    ground_truth = pad_ground_truth([Instances((SIDE, SIDE), gt_boxes=boxes)] * images)
+    inside = cells_inside_images(GRID, [(SIDE, SIDE)] * images)
     found = {
         "location": peak_allocated(
             lambda: location_targets(GRID, ground_truth, 8, 0.2, 0.5), "cpu"
         ),
-        **{
-            f"box, {name}": peak_allocated(
-                lambda rule=rule: match_anchors(anchors, inside, ground_truth, rule), "cpu"
-            )
-            for name, rule in RULES.items()
-        },
+        **{f"box, {name}": peak_of_box_targets(boxes, anchors, name) for name in RULES},
         "shape": peak_allocated(
             lambda: match_approximate_anchors(
                 GRID, inside, ground_truth, RULES["rpn"], 8, 3, (0.5, 1.0, 2.0)
@@ -75,7 +103,13 @@ def test_memory_of_all_targets_is_bounded(number: int, shape: float) -> None:
             "cpu",
         ),
     }
-    assert all(0 < mib < BOUND_MIB for mib in found.values()), found
+    assert all(0 < mib < bound_mib(device, images) for mib in found.values()), found
+
+
+def test_memory_of_anchors_as_large_as_the_boxes_is_bounded(device: str) -> None:
+    """Most pairs of a box and an anchor reach a threshold: 30 boxes' would take 100 MiB at once."""
+    anchors = torch.cat([GRID.centers - 500, GRID.centers + 500], dim=1)[None]
+    assert 0 < peak_of_box_targets(large_boxes(30), anchors, "rpn") < bound_mib(device, 1)
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
