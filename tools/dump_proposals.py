@@ -46,6 +46,7 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.datasets import register_arguments
+from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.engine.processes import (
     is_torchrun,
     run_processes,
@@ -118,7 +119,7 @@ def work(args: argparse.Namespace) -> None:
         share_threads()
     with errors_in_one_line("dump_proposals.py"):
         model = build_inference_model(cfg)
-        GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        GACheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
         dump.run(model, comm.get_rank(), comm.get_world_size())
     comm.synchronize()
 
@@ -161,6 +162,7 @@ def convert(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("dump_proposals.py", ProposalFileError, once=True):
+        check_output_file("--output", args.output)
         if args.from_mmdet:
             convert(args)
         else:

@@ -57,7 +57,7 @@ def prepare(args: argparse.Namespace) -> Run:
 
 def evaluate(cfg: DictConfig, args: argparse.Namespace) -> None:
     model = build_lazy(cfg, "model").to(cfg.train.device)
-    checkpointer = GACheckpointer(model, save_dir=cfg.train.output_dir)
+    checkpointer = GACheckpointer(model, save_dir=cfg.train.output_dir, complete=True)
     if not cfg.train.init_checkpoint and not (args.resume and checkpointer.has_checkpoint()):
         raise ConfigError("--eval-only needs the weights to evaluate: set train.init_checkpoint")
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)

@@ -62,7 +62,7 @@ def prepare(args: argparse.Namespace) -> Run:
 
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
     model = build_inference_model(cfg)
-    checkpointer = GACheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpointer = GACheckpointer(model, save_dir=cfg.OUTPUT_DIR, complete=True)
     if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
         raise ConfigError("--eval-only needs the weights to evaluate: set MODEL.WEIGHTS")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

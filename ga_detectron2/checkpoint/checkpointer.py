@@ -14,6 +14,7 @@ from .atomic import AtomicFiles
 from .conversion import (
     BOTTOM_UP,
     ConvertedWeights,
+    check_complete,
     check_fit,
     convert_weights,
     is_backbone_name,
@@ -47,16 +48,21 @@ class GACheckpointer(DetectionCheckpointer):
     :func:`~.numpy_pickle.load_numpy_pickle`. (For strangers' files take torch 2.10 or newer, which
     mended a fault in ``weights_only``: docs/versions.md.)
 
+    With ``complete`` nothing of a model may keep its initial values, whatever the file is: that is
+    for weights that are not to be trained any further. A file may hold more than the model.
+
     Checkpoints and ``last_checkpoint`` are detectron2's, but appear when they are complete, and a
     training that cannot read the last checkpoint resumes from the one before.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, complete: bool = False, **kwargs: Any):
         """
         Args:
             args, kwargs: those of :class:`DetectionCheckpointer`.
+            complete: whether to refuse files that lack a tensor of the model.
         """
         super().__init__(*args, **kwargs)
+        self.complete = complete
         self.path_manager = AtomicFiles(PathManager)
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -161,7 +167,8 @@ class GACheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: in one line, for a file that is absent, damaged, of another kind, or
-                (if it is not detectron2's) of another model. The model may have changed by then.
+                (if it is not detectron2's, or with ``complete``) of another model. The model may
+                have changed by then.
         """
         try:
             if path and "://" not in path and not os.path.isfile(path.split("?")[0]):
@@ -208,6 +215,8 @@ class GACheckpointer(DetectionCheckpointer):
                     f"there is no tensor of the right shape for '{missing[0]}'{more} of this "
                     "model: is it another backbone's file?"
                 )
+        if self.complete:
+            check_complete(self.model, incompatible.missing_keys, incompatible.incorrect_shapes)
         return incompatible
 
     def _use_converted(self, checkpoint: dict[str, Any], weights: ConvertedWeights) -> None:

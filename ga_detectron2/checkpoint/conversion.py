@@ -1,10 +1,11 @@
 """From a file's tensors to those of a model, with nothing lost on the way."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from .errors import CheckpointError
 from .mmdet import convert_mmdet_names, convert_mmdet_state_dict, find_mmdet_names
@@ -12,6 +13,7 @@ from .mmdet import convert_mmdet_names, convert_mmdet_state_dict, find_mmdet_nam
 __all__ = [
     "BOTTOM_UP",
     "ConvertedWeights",
+    "check_complete",
     "check_fit",
     "convert_weights",
     "is_backbone_name",
@@ -26,6 +28,9 @@ _NOT_NEEDED = re.compile(
     r"\A(?:.*\.num_batches_tracked|pixel_mean|pixel_std|.*\.cell_anchors\.\d+"
     r"|.*\.conv2_offset\.(?:weight|bias))\Z"
 )
+
+# What batch norm learns without a gradient.
+_STATISTIC = re.compile(r"\A(?:.*\.)?running_(?:mean|var)\Z")
 
 
 class ConvertedWeights(NamedTuple):
@@ -80,6 +85,41 @@ def check_fit(weights: ConvertedWeights, model_state: Mapping[str, torch.Tensor]
     if problems:
         more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
         raise CheckpointError(problems[0] + more)
+
+
+def check_complete(
+    model: nn.Module,
+    missing: Iterable[str],
+    shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """Check that nothing that results depend on was left at its initial value.
+
+    Args:
+        model: after a file was loaded.
+        missing: names of the model that the file lacks.
+        shapes: of tensors that were not loaded: name, shape in the file and in the model.
+
+    Raises:
+        CheckpointError: naming the first such tensor, and how many more there are.
+    """
+    problems = [
+        f"tensor '{name}' has the shape {theirs}, but in this model {ours}"
+        for name, theirs, ours in shapes
+    ]
+    absent = set(missing) - {name for name, _, _ in shapes}
+    state = model.state_dict(keep_vars=True)
+    # A tensor with two names is in the file if one of them is.
+    present = {id(tensor) for name, tensor in state.items() if name not in absent}
+    for name, tensor in state.items():
+        is_learned = isinstance(tensor, nn.Parameter) or _STATISTIC.match(name)
+        if name in absent and is_learned and is_needed(name) and id(tensor) not in present:
+            problems.append(f"there is no tensor for '{name}' of this model")
+    if problems:
+        more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
+        raise CheckpointError(
+            f"{problems[0]}{more}; these weights are of another model. Use the configuration that "
+            "they were trained with (config.yaml beside them)"
+        )
 
 
 def is_backbone_name(name: str) -> bool:

@@ -58,7 +58,7 @@ def load_trained_model(
     if has_data:
         check_run(cfg, eval_only=True)
     model = build_inference_model(cfg)
-    GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    GACheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
     return TrainedModel(cfg, model, note)
 
 

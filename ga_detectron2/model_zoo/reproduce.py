@@ -163,7 +163,7 @@ def measure(name: str, job: Job) -> Measurement:
         setup_logger(cfg.OUTPUT_DIR, name=logger_name)
 
     model = build_inference_model(cfg)
-    GACheckpointer(model).load(weights)
+    GACheckpointer(model, complete=True).load(weights)
     loader: Any = GATrainer.build_test_loader(cfg, job.dataset_name)
     evaluator = GATrainer.build_evaluator(cfg, job.dataset_name)
     on_gpu = next(model.parameters()).device.type == "cuda"

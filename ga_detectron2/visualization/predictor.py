@@ -97,7 +97,7 @@ class GuidedPredictor:
         self.cfg = cfg.clone()
         self.model = build_inference_model(self.cfg)
         self.weights = cfg.MODEL.WEIGHTS if weights is None else weights
-        GACheckpointer(self.model).load(self.weights)
+        GACheckpointer(self.model, complete=True).load(self.weights)
         self.metadata = MetadataCatalog.get(_dataset_of_names(cfg))
         self.augmentation = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST

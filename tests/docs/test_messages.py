@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 import ga_detectron2
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.checkpoint.conversion import ConvertedWeights, check_fit
 from ga_detectron2.data import embedded
 from ga_detectron2.data.boxes import BoxCheckedMapper
@@ -112,6 +113,12 @@ def tensor_of_another_model(_folder: Path) -> str:
     return placeless + error_of(check_fit, theirs, {next(iter(ours)): torch.zeros(5)})
 
 
+def tensor_that_is_missing(folder: Path) -> str:
+    torch.save({"model": {"weight": torch.zeros(1, 1)}}, folder / "a.pth")
+    checkpointer = GACheckpointer(torch.nn.Linear(1, 1), complete=True)
+    return error_of(checkpointer.load, str(folder / "a.pth"))
+
+
 def other_file(folder: Path) -> str:
     path = folder / "weights.pth"
 
@@ -202,6 +209,8 @@ SAID_BY: dict[str, Callable[[Path], str]] = {
     "MODEL.WEIGHTS is a backbone alone": backbone_alone,
     "has the shape ..., but in this model": tensor_of_another_model,
     "has no place in this model": tensor_of_another_model,
+    "there is no tensor for ... of this model": tensor_that_is_missing,
+    "these weights are of another model": tensor_that_is_missing,
     "given up after": given_up,
     "is not the published file": other_file,
     "Loss is not finite at iteration ...": loss_not_finite,

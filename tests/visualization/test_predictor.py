@@ -36,13 +36,13 @@ def test_detections_are_those_of_detectron2(detector, dataset, picture, input_fo
     assert predictor.available == {"anchors", "guided", "proposals", "detections"}
 
 
-def test_proposals_are_in_pixels_of_the_image(proposer, dataset, picture) -> None:
-    predictor = load_predictor(proposer, [], [dataset])
-    expected = DefaultPredictor(predictor.cfg)(picture[:, :, ::-1])["proposals"]
-    # A detector with these weights hands out the same proposals beside its detections.
-    twin = GuidedPredictor(
-        load_config(proposer, ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"]), predictor.weights
-    )
+def test_proposals_are_in_pixels_of_the_image(proposer, detector, dataset, picture) -> None:
+    # A detector hands out the same proposals beside its detections, and its weights are enough.
+    twin = load_predictor(detector, [], [dataset])
+    predictor = GuidedPredictor(load_config(proposer), twin.weights)
+    cfg = predictor.cfg.clone()
+    cfg.MODEL.WEIGHTS = twin.weights
+    expected = DefaultPredictor(cfg)(picture[:, :, ::-1])["proposals"]
     for actual in (predictor(picture).proposals, twin(picture).proposals):
         assert len(expected) > 10
         assert torch.equal(actual.proposal_boxes.tensor, expected.proposal_boxes.tensor)
