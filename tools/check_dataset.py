@@ -45,6 +45,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.model_zoo import get_config_file
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
@@ -174,6 +175,10 @@ def draw(
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("check_dataset.py"):
+        if args.json:
+            check_output_file("--json", args.json)
+        if args.draw or args.output:
+            check_output_folder("--output", args.output or DEFAULT_OUTPUT)
         settings = read_settings(args)
         data, findings, shapes = check(args, settings)
         print(f"{format_findings(findings)}\n\n{format_shapes(shapes)}\n")

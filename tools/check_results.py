@@ -12,6 +12,7 @@ if anything is wrong.
 import argparse
 
 from ga_detectron2.engine.command_line import errors_in_one_line, make_parser
+from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.evaluation.coco_results import ResultsError, check_results, zip_results
 
 
@@ -39,6 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("check_results.py", ResultsError):
+        if args.zip:
+            check_output_file("--zip", args.zip)
         found = check_results(args.results, args.annotations)
         if args.zip:
             zip_results(args.results, args.zip)

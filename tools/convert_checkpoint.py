@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 from ga_detectron2.checkpoint.convert_file import convert_file
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import add_overrides, errors_in_one_line, make_parser
+from ga_detectron2.engine.output_paths import check_output_file
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -42,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("convert_checkpoint.py"):
+        check_output_file("OUT", args.target)
         model_state = None
         if args.config_file:
             cfg = load_config(args.config_file, args.opts)

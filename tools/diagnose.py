@@ -15,6 +15,7 @@ upside down, as some of the published files were: see docs/deviations.md.
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.engine.trained_model import load_trained_model
 from ga_detectron2.evaluation.diagnosis import diagnose, format_diagnosis
 
@@ -66,10 +68,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("diagnose.py"):
+        if args.json:
+            check_output_file("--json", args.json)
         results = run(args)
         for name, result in results["datasets"].items():
             print(f"\n{name}, {results['weights']}: {format_diagnosis(result)}")
         if args.json:
+            os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
             Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
             print(f"\ndiagnose.py: the numbers are in {args.json}")
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
+from ga_detectron2.data.images import read_image, read_rgb
 from ga_detectron2.engine import GATrainer
 from ga_detectron2.engine.command_line import (
     add_config_file,
@@ -32,6 +32,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_folder
 from ga_detectron2.engine.trained_model import load_trained_model
 from ga_detectron2.export import (
     DEFAULT_OPSET,
@@ -81,8 +82,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        parser.error(f"--output: {args.output} is a file, not a folder")
     for option, file in [
         ("--sample-image", args.sample_image),
         *(("--check", x) for x in args.check),
@@ -109,7 +108,7 @@ def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
 
 def load_image(cfg: CfgNode, file: str, min_size: int) -> Tensor:
     """As detectron2's DefaultPredictor gives it to a model: (C, H, W) float32."""
-    image = read_image(file, format=cfg.INPUT.FORMAT)
+    image = read_image(file, cfg.INPUT.FORMAT)
     resize = T.ResizeShortestEdge([min_size, min_size], cfg.INPUT.MAX_SIZE_TEST)
     resized = resize.get_transform(image).apply_image(image)
     return torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
@@ -163,6 +162,11 @@ def check_columns(cfg: CfgNode) -> list[str]:
 
 
 def run(args: argparse.Namespace) -> None:
+    # Both would otherwise be told after minutes of tracing.
+    check_output_folder("--output", args.output)
+    for file in [args.sample_image, *args.check]:
+        if file:
+            read_rgb(file)
     cfg, model = load_model(args)
     image = sample_image(cfg, args.sample_image)
     print(f"export_model.py: tracing for {args.format}, at most some minutes", flush=True)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data import register_datasets
+from ga_detectron2.data.images import read_rgb
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.command_line import (
     add_config_file,
@@ -33,6 +33,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_file, check_output_folder, shown
 from ga_detectron2.visualization import (
     BoxShapes,
     GuidedPredictor,
@@ -58,6 +59,7 @@ from ga_detectron2.visualization.recall import (
     recall_of_metrics,
     recall_of_proposals,
 )
+from ga_detectron2.visualization.style import check_image_name
 
 PANEL_SIDE = 640
 """Pixels of the longer side of a picture."""
@@ -270,7 +272,7 @@ def test_images(
         )
     records: list[dict[str, Any]] = [x for name in names for x in DatasetCatalog.get(name)]
     for record in tqdm(records[:number], unit="image"):
-        image = read_image(record["file_name"], format="RGB")
+        image = read_rgb(record["file_name"])
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]
         yield name, image, ground_truth_of(record, image)
 
@@ -285,8 +287,13 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with errors_in_one_line(f"plot.py {args.command}", ValueError):
+        if args.command == "anchors":
+            check_output_folder("--output", args.output)
+        else:
+            check_image_name(args.output)
+            check_output_file("--output", args.output)
         args.function(args)
-    print(f"plot.py {args.command}: the result is in {args.output}")
+    print(f"plot.py {args.command}: the result is in {shown(args.output)}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import argparse
 import os
 import sys
 
-from ga_detectron2.engine.command_line import make_parser
+from ga_detectron2.engine.command_line import errors_in_one_line, make_parser
+from ga_detectron2.engine.output_paths import check_output_folder
 from ga_detectron2.model_zoo import PUBLISHED_MODELS
 from ga_detectron2.model_zoo.reproduce import Job, format_table, reproduce
 
@@ -60,6 +61,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    with errors_in_one_line("reproduce.py"):
+        check_output_folder("--output", args.output)
     dataset = args.dataset or "coco_2017_val"
     job = Job(
         dataset_name=dataset.split("=")[0],

@@ -30,6 +30,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
+from ga_detectron2.engine.output_paths import check_output_folder
 from ga_detectron2.visualization import (
     GuidedPredictor,
     Prediction,
@@ -115,9 +116,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
+    if args.output:
+        check_output_folder("--output", args.output)
     predictor = load_predictor(args.config_file, args.opts, args.dataset)
     cfg = predictor.cfg
     check_run(cfg, eval_only=True)
+    if not args.output:
+        check_output_folder("OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, "visualization"))
     print(f"visualize_results.py: the weights are {predictor.weights}")
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "visualization")
     records = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)][

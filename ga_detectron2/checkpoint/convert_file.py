@@ -75,6 +75,7 @@ def _as_detectron2(weights: ConvertedWeights) -> dict[str, Any]:
 def _save(content: Mapping[str, Any], target: str) -> None:
     unfinished = f"{target}.{os.getpid()}.tmp"
     try:
+        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
         with open(unfinished, "wb") as file:
             torch.save(content, file)
             file.flush()

@@ -3,31 +3,39 @@
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 
-__all__ = ["ImageError", "NamingDatasetMapper", "read_rgb"]
+__all__ = ["ImageError", "NamingDatasetMapper", "read_image", "read_rgb"]
 
 
 class ImageError(DataError):
     """An image file cannot be used. The message is one line and names the file."""
 
 
-def read_rgb(path: str) -> np.ndarray:
-    """An image (H, W, 3) uint8 RGB, turned as its EXIF data say.
+def read_image(path: str, channels: str) -> np.ndarray:
+    """An image (H, W, C) uint8, turned as its EXIF data say.
+
+    Args:
+        path: whatever detectron2's ``PathManager`` finds.
+        channels: as ``INPUT.FORMAT``, such as "BGR".
 
     Raises:
         ImageError: it is missing or damaged, or has more than 8 bits a channel.
     """
     try:
         _refuse_deep_colours(path)
-        return read_image(path, format="RGB")
+        return np.asarray(detection_utils.read_image(path, format=channels))
     except Exception as error:  # Pillow fails on damaged files in any way.
         raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def read_rgb(path: str) -> np.ndarray:
+    """:func:`read_image`, (H, W, 3) RGB."""
+    return read_image(path, "RGB")
 
 
 class NamingDatasetMapper(DatasetMapper):

@@ -26,6 +26,7 @@ from ga_detectron2.data.proposal_files import (
 from ga_detectron2.data.whole_file import write_atomically
 
 from .errors import ConfigError
+from .output_paths import check_output_file
 
 __all__ = ["ProposalDump", "as_proposal_network"]
 
@@ -74,9 +75,10 @@ class ProposalDump:
         """Make the folder, or find that it is of a run with the same settings.
 
         Raises:
-            ConfigError: what is there was made otherwise.
+            ConfigError: what is there was made otherwise, or the file cannot be written.
             OSError: the folder cannot be written.
         """
+        check_output_file("--output", self._output)
         settings = self._settings()
         settings_path = f"{self._output}.json"
         if os.path.isfile(settings_path):

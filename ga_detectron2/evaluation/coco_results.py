@@ -88,6 +88,7 @@ def zip_results(results_file: str, zip_file: str) -> None:
         raise ResultsError(
             f"{zip_file}: the server asks for the name detections_test-dev2017_NAME_results.zip"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(results_file, path.with_suffix(".json").name)
 

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, Instances
 
 from ga_detectron2.data.check.coco_file import CocoFile
 from ga_detectron2.data.check.objects import InputSize, take_objects
+from ga_detectron2.data.images import ImageError, read_rgb
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .targets import make_target_panel
@@ -51,9 +51,9 @@ def draw_dataset_targets(
     for index in with_objects[steps].tolist():
         path = data.path_of(index)
         try:
-            image = read_image(path, format="RGB")
-        except Exception as error:  # Pillow fails on damaged files in any way.
-            logger.warning(f"{path} is not drawn: it cannot be read ({error})")
+            image = read_rgb(path)
+        except ImageError as error:
+            logger.warning(f"Not drawn: {error}")
             continue
         height, width = input_size.resize(*image.shape[:2])
         chosen = objects.image_of == index

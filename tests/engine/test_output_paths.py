@@ -10,6 +10,7 @@ import pytest
 
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder, shown
+from tests.scripts import load_script
 
 
 @pytest.fixture
@@ -77,3 +78,53 @@ def test_a_full_disk_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_names_that_are_no_text_can_be_printed() -> None:
     assert shown("a/b\udcff.png") == "a/b\\xff.png"
     assert shown("a/ü.png") == "a/ü.png"
+
+
+ABSENT = ("--config-file", "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "option", "path"),
+    [
+        ("demo", (*ABSENT, "--input", "a.png"), "--json", "folder"),
+        ("demo", (*ABSENT, "--input", "a.png"), "--output", "file/pictures"),
+        ("diagnose", ABSENT, "--json", "folder"),
+        ("check_dataset", ("absent.json:absent",), "--json", "folder"),
+        ("check_dataset", ("absent.json:absent",), "--output", "file"),
+        ("dump_proposals", ABSENT, "--output", "folder"),
+        (
+            "dump_proposals",
+            ("--from-mmdet", "absent.pkl", "--dataset-name", "none"),
+            "--output",
+            "file/x.pkl",
+        ),
+        ("export_model", ABSENT, "--output", "file"),
+        ("visualize_results", ABSENT, "--output", "file/pictures"),
+        ("convert_checkpoint", ("absent.pth",), "OUT", "folder"),
+        ("check_results", ("absent.json", "--annotations", "absent.json"), "--zip", "folder"),
+        ("reproduce", (), "--output", "file"),
+        ("plot", ("training", "absent"), "--output", "file/x.png"),
+        (
+            "plot",
+            ("anchors", *ABSENT, "--baseline-config-file", "absent.yaml"),
+            "--output",
+            "file",
+        ),
+    ],
+)
+def test_every_tool_tells_it_first(
+    place: Path, tool: str, arguments: tuple[str, ...], option: str, path: str
+) -> None:
+    """Before it looks at its input, of which there is none."""
+    target = str(place / path)
+    named = (target,) if option == "OUT" else (option, target)
+    before = everything(place)
+    with pytest.raises(SystemExit, match=rf"^{tool}.py.*: error: {option}: {target} ") as stop:
+        load_script(tool).main([*arguments, *named])
+    assert "\n" not in str(stop.value)
+    assert everything(place) == before
+
+
+def test_a_pictures_ending_is_told_first(place: Path) -> None:
+    with pytest.raises(SystemExit, match=r"x\.txt: its ending is not one of an image"):
+        load_script("plot").main(["training", "absent", "--output", str(place / "x.txt")])

@@ -96,6 +96,15 @@ def test_mistakes(
     assert "there is no file absent.jpg" in refused(*config, *new, "--check", "absent.jpg")
     assert "there is no file a.jpg" in refused(*config, *new, "--sample-image", "a.jpg")
     assert "is a file, not a folder" in refused(*config, "--output", str(SCRIPT))
+    # Before the model is built, for which there are no weights.
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((8, 8), 40_000, np.uint16))
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    for option in ("--check", "--sample-image"):
+        for name, reason in (("deep.png", "more than 8 bits"), ("bad.jpg", "cannot be read as")):
+            file = str(tmp_path / name)
+            told = refused(*config, *new, option, file)
+            assert told.startswith(f"export_model.py: error: {file}: ")
+            assert reason in told
     assert "--opset: must be at least 16" in refused(*config, *new, "--opset", "11")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert "pip install onnx" in refused(*config, *new, "--format", "onnx")
