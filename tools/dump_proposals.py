@@ -119,7 +119,7 @@ def work(args: argparse.Namespace) -> None:
         share_threads()
     with errors_in_one_line("dump_proposals.py"):
         model = build_inference_model(cfg)
-        GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        GACheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
         dump.run(model, comm.get_rank(), comm.get_world_size())
     comm.synchronize()
 
