@@ -5,7 +5,8 @@ the file asks for.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -13,6 +14,7 @@ from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.build import check_metadata_consistency
 from detectron2.structures import BoxMode
 
+from .errors import DataError
 from .proposal_files import ProposalFileError, Proposals, read_proposals
 
 __all__ = ["add_proposals", "get_records", "records_to_score", "records_to_train"]
@@ -22,6 +24,7 @@ def records_to_train(cfg: CfgNode) -> Any:
     """The records of ``cfg.DATASETS.TRAIN``, as ``build_detection_train_loader`` takes them.
 
     Raises:
+        DataError: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves no image, or no object.
         ProposalFileError: a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` cannot be used.
     """
     return get_records(
@@ -62,24 +65,21 @@ def get_records(
         a list of records, or the torch data set that is registered by such a name.
 
     Raises:
+        DataError: no image is left, or, with ``filter_empty``, no object in them.
         ProposalFileError: a file is damaged, asks for something to be executed, or lacks an image.
     """
-    if proposal_files is None:
-        return get_detection_dataset_dicts(
-            names, filter_empty, min_keypoints, check_consistency=check_consistency
-        )
     names = [names] if isinstance(names, str) else list(names)
+    if proposal_files is None:
+        return _load(names, filter_empty, min_keypoints, check_consistency)
     if len(names) != len(proposal_files):
         raise ValueError(f"{len(proposal_files)} files of proposals for {len(names)} data sets")
     read = functools.cache(read_proposals)  # The same file may be named for several sets.
     found: list[dict[str, Any]] = []
     for name, file in zip(names, proposal_files, strict=True):
         # By itself: an id stands for one image of each data set.
-        records = get_detection_dataset_dicts(
-            name, filter_empty, min_keypoints, check_consistency=check_consistency
-        )
+        records = _load([name], filter_empty, min_keypoints, check_consistency)
         if not isinstance(records, list):  # detectron2 adds no proposals to a torch data set.
-            return get_detection_dataset_dicts(names, filter_empty, min_keypoints)
+            return _load(names, filter_empty, min_keypoints, check_consistency)
         found += add_proposals(records, read(file), file, name)
     if check_consistency and all(
         "thing_classes" in MetadataCatalog.get(n).as_dict() for n in names
@@ -123,3 +123,53 @@ def add_proposals(
             }
         )
     return found
+
+
+def _load(names: list[str], filter_empty: bool, min_keypoints: int, check_consistency: bool) -> Any:
+    """detectron2's records without proposals.
+
+    Raises:
+        DataError: see :func:`get_records`.
+    """
+    try:
+        records = get_detection_dataset_dicts(
+            names, filter_empty, min_keypoints, check_consistency=check_consistency
+        )
+    except AssertionError as error:
+        # Assertions on what is within a data set have other words.
+        if not str(error).startswith("No valid data found"):
+            raise
+    else:
+        # A torch data set, or one without boxes, keeps its secrets.
+        if not filter_empty or not isinstance(records, list) or "annotations" not in records[0]:
+            return records
+        if any(_is_object(a, r) for r in records for a in r["annotations"]):
+            return records
+    files = [MetadataCatalog.get(name).get("json_file") for name in names]
+    sets = ", ".join(
+        f"'{name}' ({file})" if file else f"'{name}'"
+        for name, file in zip(names, files, strict=True)
+    )
+    keypoints = (
+        f", or fewer than {min_keypoints} visible keypoints "
+        "(MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)"
+        if min_keypoints
+        else ""
+    )
+    raise DataError(
+        f"data set {sets} has nothing to learn from: its images have no annotations but crowds and "
+        f"boxes without an area in the image{keypoints}, and "
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS (filter_empty) leaves out such images"
+    )
+
+
+def _is_object(annotation: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether detectron2's mapper may keep it: no crowd, and with an area within the image."""
+    if annotation.get("iscrowd", 0):
+        return False
+    mode = annotation.get("bbox_mode")
+    if "bbox" not in annotation or mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        return True
+    x1, y1, x2, y2 = BoxMode.convert(list(annotation["bbox"]), BoxMode(mode), BoxMode.XYXY_ABS)
+    width, height = record.get("width", math.inf), record.get("height", math.inf)
+    return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)

@@ -38,6 +38,8 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
 
     Raises:
         ClassError: an object is of a class that the model does not have.
+        DataError: no image has an object, and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves out
+            such images.
         ProposalFileError: a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` cannot be used.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()

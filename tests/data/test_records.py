@@ -21,7 +21,7 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ga_detectron2.data import build_test_loader, build_train_loader
+from ga_detectron2.data import DataError, build_test_loader, build_train_loader
 from ga_detectron2.data.proposal_files import ProposalFileError
 from ga_detectron2.data.records import get_records
 from ga_detectron2.data.seeds import seeded
@@ -107,6 +107,37 @@ def test_older_names_and_sides_for_corners(tmp_path: Path) -> None:
     for a, b in zip(other, good, strict=True):
         assert a["proposal_bbox_mode"] == BoxMode.XYXY_ABS
         np.testing.assert_allclose(a["proposal_boxes"], b["proposal_boxes"], atol=1e-5)
+
+
+BOX = {"bbox": [2, 2, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+POINT = {**BOX, "keypoints": [4, 4, 2]}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "min_keypoints", "told"),
+    [
+        ([], 0, "no annotations"),
+        ([{**BOX, "iscrowd": 1}], 0, "crowds"),
+        ([{**BOX, "bbox": [2, 2, 0, 20]}, {**BOX, "iscrowd": 1}], 0, "without an area"),
+        ([{**BOX, "bbox": [50, 2, 20, 20]}], 0, "without an area in the image"),
+        ([POINT], 2, "fewer than 2 visible keypoints"),
+    ],
+    ids=["none", "crowds", "no area", "outside", "keypoints"],
+)
+def test_nothing_to_learn_from(annotations: list, min_keypoints: int, told: str) -> None:
+    records = [{**r, "annotations": annotations} for r in DatasetCatalog.get(NAMES[0])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DatasetCatalog.data, NAMES[0], lambda: records)
+        MetadataCatalog.get(NAMES[0]).json_file = "some/where.json"
+        with pytest.raises(DataError, match=rf"'{NAMES[0]}' \(some/where\.json\).*{told}") as error:
+            get_records(NAMES[0], min_keypoints=min_keypoints)
+        assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" in str(error.value)
+        if not min_keypoints:
+            assert get_records(NAMES[0], filter_empty=False) == records
+        both = get_records(NAMES, min_keypoints=0)  # The other has objects.
+        assert {r["file_name"] for r in both} >= {r["file_name"] for r in get_records(NAMES[1])}
+        found = get_records(NAMES[1])
+        assert found == get_detection_dataset_dicts(NAMES[1])
 
 
 def config(file: str) -> CfgNode:

@@ -156,6 +156,25 @@ def test_mistakes_end_in_one_line(
     assert "MODEL.WEIGHTS" in str(stop.value.code)
 
 
+def test_a_training_set_without_objects(
+    train_net, arguments: Callable, tiny_dataset: str, tmp_path: Path
+) -> None:
+    file, folder = tiny_dataset.partition("=")[2].split(":")
+    contents = json.loads(Path(file).read_text())
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({**contents, "annotations": []}))
+    name = f"ga_empty_{tmp_path.name}"
+    with pytest.raises(SystemExit) as stop:
+        train_net.main(
+            arguments("ga_rpn_R_50", "--dataset", f"{name}={empty}:{folder}",
+                      DATASETS__TRAIN=f"('{name}',)")
+        )  # fmt: skip
+    message = str(stop.value.code)
+    assert message.startswith(f"train_net.py: error: data set '{name}' ({empty}) has nothing to")
+    assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" in message
+    assert "\n" not in message
+
+
 def test_a_loss_that_is_not_finite_ends_the_run(train_net, arguments: Callable) -> None:
     with pytest.raises(SystemExit) as stop:
         train_net.main(
