@@ -689,6 +689,28 @@ def test_no_box_in_reach_makes_every_cell_inside_negative(boxes, others):
             assert (matches.labels[1] == 1).any() == bool(others)
 
 
+def test_box_targets_where_most_pairs_reach_a_threshold(monkeypatch):
+    """They are merged as they pile up, several times here, and box after box all the same."""
+    monkeypatch.setitem(matching.PAIRS_PER_CHUNK, "cpu", 400)
+    merged, merge = [], matching._merge_near
+    monkeypatch.setattr(matching, "_merge_near", lambda *x: merged.append(x) or merge(*x))
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.rand(2, 150, 4, generator=generator) * 30
+    anchors[..., 2:] += 60
+    boxes = torch.rand(2, 40, 4, generator=generator) * 30
+    boxes[..., 2:] += 60
+    inside = torch.rand(2, 150, generator=generator) < 0.9
+    ours = match_anchors(anchors, inside, ground_truth_of(boxes.tolist()), RPN_RULE)
+    assert len(merged) > 3
+    for n in range(2):
+        iou = pairwise_iou(Boxes(boxes[n].double()), Boxes(anchors[n].double()))
+        assert (iou > 0.3).float().mean() > 0.5
+        index, label = twin_match(iou.tolist(), inside[n].tolist(), RPN_RULE)
+        clear = clear_cut(iou.tolist(), inside[n], RPN_RULE)
+        assert clear.float().mean() > 0.9
+        check_clear_matches(ours, n, index, label, clear)
+
+
 # ---------------------------------------------------------------------------------- sampling
 
 
