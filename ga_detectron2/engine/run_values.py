@@ -16,6 +16,16 @@ __all__ = ["check_values"]
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 _CROPS = ("relative_range", "relative", "absolute", "absolute_range")
+_DEPTHS = (18, 34, 50, 101, 152)
+# Of layers of detectron2's backbones.
+_COUNTS = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS",
+)
 _CHANNELS = {"BGR": 3, "RGB": 3, "YUV-BT.601": 3, "L": 1}
 
 
@@ -42,6 +52,13 @@ def _check_model(cfg: CfgNode) -> None:
     generators = [*_names(PROPOSAL_GENERATOR_REGISTRY), "PrecomputedProposals"]
     _one_of(cfg, "MODEL.PROPOSAL_GENERATOR.NAME", generators)
     _number(cfg, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", "at least 0", lambda x: x >= 0)
+    if "resnet" in cfg.MODEL.BACKBONE.NAME and cfg.MODEL.RESNETS.DEPTH not in _DEPTHS:
+        raise _refuse(cfg, "MODEL.RESNETS.DEPTH", f"one of {', '.join(map(str, _DEPTHS))}")
+    for key in _COUNTS:
+        _number(cfg, key, "a whole number, at least 1", lambda x: x >= 1)
+    stages = cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE
+    if not isinstance(stages, Sequence) or len(stages) != 4:
+        raise _refuse(cfg, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", "True or False for four stages")
     try:
         torch.device(cfg.MODEL.DEVICE)
     except (RuntimeError, TypeError) as error:  # TypeError: no string
@@ -110,7 +127,8 @@ def _check_input(cfg: CfgNode, eval_only: bool) -> None:
 
 def _check_solver(cfg: CfgNode) -> None:
     _number(cfg, "SOLVER.IMS_PER_BATCH", "at least 1", lambda x: x >= 1)
-    _number(cfg, "SOLVER.BASE_LR", "at least 0", lambda x: x >= 0)
+    # The scheduler along a cosine divides by it.
+    _number(cfg, "SOLVER.BASE_LR", "above 0", lambda x: x > 0)
     _number(cfg, "SOLVER.MOMENTUM", "from 0 to below 1", lambda x: 0 <= x < 1)
     _number(cfg, "SOLVER.WEIGHT_DECAY", "at least 0", lambda x: x >= 0)
     _number(cfg, "SOLVER.GAMMA", "above 0", lambda x: x > 0)
@@ -121,6 +139,13 @@ def _check_solver(cfg: CfgNode) -> None:
     _number(cfg, "SOLVER.CHECKPOINT_PERIOD", "at least 1", lambda x: x >= 1)
     _one_of(cfg, "SOLVER.LR_SCHEDULER_NAME", _SCHEDULERS)
     _one_of(cfg, "SOLVER.WARMUP_METHOD", ("linear", "constant"))
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        most = cfg.SOLVER.BASE_LR
+        need = f"from 0 to SOLVER.BASE_LR, {most}"
+        _number(cfg, "SOLVER.BASE_LR_END", need, lambda x: 0 <= x <= most)
+    else:
+        _number(cfg, "SOLVER.BASE_LR_END", "at least 0", lambda x: x >= 0)
+    _number(cfg, "SOLVER.NUM_DECAYS", "at least 1", lambda x: x >= 1)
     steps = cfg.SOLVER.STEPS
     if (
         not isinstance(steps, Sequence)

@@ -38,6 +38,16 @@ from .watch import watch_guided_anchors
 
 __all__ = ["GATrainer"]
 
+# What building a model raises for values of a configuration.
+_WRONG_VALUES = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
 
 class GATrainer(ResumableTraining, DefaultTrainer):
     """A :class:`DefaultTrainer` with
@@ -117,8 +127,13 @@ class GATrainer(ResumableTraining, DefaultTrainer):
         """As :meth:`DefaultTrainer.build_model`, with one kind of error for a bad config."""
         try:
             return super().build_model(cfg)
-        except (AssertionError, KeyError, ValueError) as error:
-            raise ConfigError(error) from error
+        except _WRONG_VALUES as error:
+            words = str(error.args[0]) if error.args else ""
+            if isinstance(error, AssertionError | KeyError | ValueError) and " " in words:
+                raise ConfigError(words) from error
+            # torch's and Python's, of values that nobody checks; a KeyError is the value alone
+            what = f"{type(error).__name__}: {words}".rstrip(": ")
+            raise ConfigError(f"the model cannot be built ({what})") from error
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
@@ -38,12 +39,13 @@ def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
             "its own head: leave the key at its default, 'StandardRPNHead'"
         )
     _check_channels("MODEL.RPN.IN_FEATURES", [input_shape[f].channels for f in rpn.IN_FEATURES])
-    channels = [input_shape[rpn.IN_FEATURES[0]].channels, *rpn.CONV_DIMS]
-    if not rpn.CONV_DIMS or any(c != -1 and c <= 0 for c in rpn.CONV_DIMS):
+    dims = rpn.CONV_DIMS
+    if not _is_list(dims) or not dims or not all(_is_whole(c) and (c == -1 or c > 0) for c in dims):
         raise ValueError(
-            f"MODEL.RPN.CONV_DIMS {list(rpn.CONV_DIMS)} must name at least one number of channels, "
-            "each positive or -1 (as many as before)"
+            f"MODEL.RPN.CONV_DIMS {dims} must name at least one number of channels, each positive "
+            "or -1 (as many as before)"
         )
+    channels = [input_shape[rpn.IN_FEATURES[0]].channels, *dims]
     _check_deform_groups(cfg, [c for c in channels if c != -1][-1])
     _check_thresholds("MODEL.RPN", rpn.IOU_THRESHOLDS, rpn.IOU_LABELS)
     _check_weights("MODEL.RPN.BBOX_REG_WEIGHTS", rpn.BBOX_REG_WEIGHTS, 4)
@@ -61,7 +63,7 @@ def check_rpn_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
         _check_count(f"MODEL.RPN.{key}", rpn[key])
     _check_share("MODEL.RPN.POSITIVE_FRACTION", rpn.POSITIVE_FRACTION)
     _check_share("MODEL.RPN.NMS_THRESH", rpn.NMS_THRESH)
-    if rpn.BOUNDARY_THRESH >= 0:
+    if not _is_number(rpn.BOUNDARY_THRESH) or not rpn.BOUNDARY_THRESH < 0:
         raise ValueError(
             f"MODEL.RPN.BOUNDARY_THRESH {rpn.BOUNDARY_THRESH} is not for guided anchors, which are "
             "centred on cells within the image: leave it at -1"
@@ -87,15 +89,15 @@ def check_retinanet_config(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> N
     # A slice up to -1 would leave out the last one.
     _check_count("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE)
     _check_norm("MODEL.RETINANET.NORM", retinanet.NORM)
-    if not (0 <= retinanet.FOCAL_LOSS_ALPHA <= 1 or retinanet.FOCAL_LOSS_ALPHA == -1):
+    alpha = retinanet.FOCAL_LOSS_ALPHA
+    if not _is_number(alpha) or not (0 <= alpha <= 1 or alpha == -1):
         raise ValueError(
-            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA {retinanet.FOCAL_LOSS_ALPHA} must lie between 0 and "
-            "1, or be -1 for none"
+            f"MODEL.RETINANET.FOCAL_LOSS_ALPHA {alpha} must lie between 0 and 1, or be -1 for none"
         )
     _check_at_least("MODEL.RETINANET.FOCAL_LOSS_GAMMA", retinanet.FOCAL_LOSS_GAMMA, 0)
     _check_share("MODEL.RETINANET.SCORE_THRESH_TEST", retinanet.SCORE_THRESH_TEST)
     _check_share("MODEL.RETINANET.NMS_THRESH_TEST", retinanet.NMS_THRESH_TEST)
-    if not 0 < retinanet.PRIOR_PROB < 1:
+    if not _is_number(retinanet.PRIOR_PROB) or not 0 < retinanet.PRIOR_PROB < 1:
         raise ValueError(
             f"MODEL.RETINANET.PRIOR_PROB {retinanet.PRIOR_PROB} must lie between 0 and 1, both "
             "excluded; the published models have 0.01"
@@ -116,7 +118,8 @@ def _check_guided_anchor(cfg: CfgNode) -> None:
             "to width, each above 0, such as [0.5, 1.0, 2.0]"
         )
     _check_share(f"{_GA}.LOC_FILTER_THRESH", ga.LOC_FILTER_THRESH)
-    if not 0 <= ga.CENTER_RATIO <= ga.IGNORE_RATIO <= 1:
+    ratios = (ga.CENTER_RATIO, ga.IGNORE_RATIO)
+    if not all(map(_is_number, ratios)) or not 0 <= ratios[0] <= ratios[1] <= 1:
         raise ValueError(
             f"{_GA}.CENTER_RATIO {ga.CENTER_RATIO} and IGNORE_RATIO {ga.IGNORE_RATIO} must satisfy "
             "0 <= CENTER_RATIO <= IGNORE_RATIO <= 1: the ignored region surrounds the centre"
@@ -135,10 +138,11 @@ def _check_guided_anchor(cfg: CfgNode) -> None:
 def _check_levels(
     key: str, in_features: Sequence[str], input_shape: dict[str, ShapeSpec]
 ) -> list[int]:
-    unknown = [f for f in in_features if f not in input_shape]
-    if unknown or not in_features:
+    names = list(in_features or ())  # null, which yacs takes for a value of any type
+    unknown = [f for f in names if not isinstance(f, str) or f not in input_shape]
+    if unknown or not names:
         raise ValueError(
-            f"{key} {list(in_features)} must name levels of the backbone, which has "
+            f"{key} {names} must name levels of the backbone, which has "
             f"{sorted(input_shape)}" + (f" but no {unknown}" if unknown else "")
         )
     strides = [input_shape[f].stride for f in in_features]
@@ -169,12 +173,13 @@ def _check_deform_groups(cfg: CfgNode, channels: int) -> None:
 
 
 def _check_thresholds(section: str, thresholds: Sequence[float], labels: Sequence[int]) -> None:
-    if not isinstance(thresholds, Sequence) or not isinstance(labels, Sequence):
+    if not _is_list(thresholds) or not _is_list(labels):
         raise ValueError(
             f"{section}.IOU_THRESHOLDS {thresholds} and IOU_LABELS {labels} must be lists, such as "
             "[0.3, 0.7] and [0, -1, 1]"
         )
-    if list(thresholds) != sorted(thresholds) or not all(0 < t <= 1 for t in thresholds):
+    in_range = all(_is_number(t) and 0 < t <= 1 for t in thresholds)
+    if not in_range or list(thresholds) != sorted(thresholds):
         raise ValueError(
             f"{section}.IOU_THRESHOLDS {list(thresholds)} must rise, each above 0 and at most 1, "
             "such as [0.3, 0.7]"
@@ -210,22 +215,22 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 
 def _check_share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
+    if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{key} {value} must lie between 0 and 1")
 
 
 def _check_at_least(key: str, value: float, least: float) -> None:
-    if not least <= value < math.inf:
+    if not _is_number(value) or not least <= value < math.inf:
         raise ValueError(f"{key} {value} must be at least {least}, and finite")
 
 
 def _check_above(key: str, value: float, limit: float) -> None:
-    if not limit < value < math.inf:
+    if not _is_number(value) or not limit < value < math.inf:
         raise ValueError(f"{key} {value} must be above {limit}, and finite")
 
 
 def _check_count(key: str, value: int) -> None:
-    if value != int(value) or value < 1:
+    if not _is_whole(value) or value < 1:
         raise ValueError(f"{key} {value} must be a whole number, at least 1")
 
 
@@ -241,5 +246,20 @@ def _check_norm(key: str, norm: str) -> None:
 def _are_positive(values: Sequence[float]) -> bool:
     """Whether this is a list of at least one number, all above 0 and finite."""
     return (
-        isinstance(values, Sequence) and len(values) > 0 and all(0 < v < math.inf for v in values)
+        _is_list(values)
+        and bool(values)
+        and all(_is_number(v) and 0 < v < math.inf for v in values)
     )
+
+
+# yacs checks a value's type, but takes null for any, and looks into no list.
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value) and value == int(value)

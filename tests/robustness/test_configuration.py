@@ -3,13 +3,17 @@
 import contextlib
 import math
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.solver import build_lr_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.engine import ConfigError, check_run, load_config
+from ga_detectron2.engine import ConfigError, GATrainer, check_run, load_config
 from tests.robustness.examples import EXAMPLES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -35,9 +39,15 @@ def refused(config: str, key: str, value: object) -> str:
         ("TEST.DETECTIONS_PER_IMAGE", 0),
         ("TEST.PROPOSAL_RECALL_LIMITS", []),
         ("TEST.PROPOSAL_RECALL_LIMITS", [100, -1]),
+        ("SOLVER.BASE_LR", 0.0),
         ("SOLVER.BASE_LR", -1.0),
         ("SOLVER.BASE_LR", NAN),
         ("SOLVER.BASE_LR", INF),
+        ("SOLVER.BASE_LR_END", -1.0),
+        ("SOLVER.BASE_LR_END", NAN),
+        ("SOLVER.BASE_LR_END", INF),
+        ("SOLVER.BASE_LR_END", None),
+        ("SOLVER.NUM_DECAYS", 0),
         ("SOLVER.MOMENTUM", 1.0),
         ("SOLVER.WEIGHT_DECAY", -1.0),
         ("SOLVER.GAMMA", 0.0),
@@ -72,6 +82,13 @@ def refused(config: str, key: str, value: object) -> str:
         ("MODEL.DEVICE", None),
         ("MODEL.META_ARCHITECTURE", "GARetinanet"),
         ("MODEL.BACKBONE.NAME", "resnet"),
+        ("MODEL.FPN.OUT_CHANNELS", 0),
+        ("MODEL.FPN.OUT_CHANNELS", -1),
+        ("MODEL.RESNETS.DEPTH", 7),
+        ("MODEL.RESNETS.STEM_OUT_CHANNELS", 0),
+        ("MODEL.RESNETS.RES2_OUT_CHANNELS", None),
+        ("MODEL.RESNETS.NUM_GROUPS", 0),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False]),
         ("MODEL.PROPOSAL_GENERATOR.NAME", "GARPN"),
         ("MODEL.PROPOSAL_GENERATOR.MIN_SIZE", -1),
         ("DATALOADER.NUM_WORKERS", -1),
@@ -113,6 +130,29 @@ def test_values_of_crops_and_ranges() -> None:
     for sizes in ((480,), (960, 480)):
         with pytest.raises(ConfigError, match=r"INPUT\.MIN_SIZE_TRAIN .* must be the least and"):
             check(*ranges, sizes)
+
+
+def test_the_end_of_a_cosine_is_not_above_its_beginning() -> None:
+    cosine = ("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR", 0.1)
+    cfg = load_config(str(CONFIGS / "ga_rpn_R_50.yaml"), [*RIGHT, *cosine])
+    for end in (0.0, 0.1):
+        cfg.SOLVER.BASE_LR_END = end
+        check_run(cfg)
+        build_lr_scheduler(cfg, torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    cfg.SOLVER.BASE_LR_END = 0.2
+    with pytest.raises(ConfigError, match=r"BASE_LR_END 0\.2 must be from 0 to SOLVER\.BASE_LR, 0"):
+        check_run(cfg)
+
+
+@pytest.mark.parametrize("error", [TypeError("x < 0"), RuntimeError("size [0, 64]"), KeyError(7)])
+def test_what_torch_refuses_is_told(error: Exception) -> None:
+    """A model of your own may take any value for right."""
+    cfg = load_config(str(CONFIGS / "ga_rpn_R_50.yaml"), RIGHT)
+    with (
+        mock.patch.object(DefaultTrainer, "build_model", side_effect=error),
+        pytest.raises(ConfigError, match=r"the model cannot be built \(\w*: .*\)"),
+    ):
+        GATrainer.build_model(cfg)
 
 
 def test_only_training_looks_at_the_keys_of_training() -> None:
