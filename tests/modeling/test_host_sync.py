@@ -273,7 +273,7 @@ def test_a_read_of_our_code_is_found(as_on_cuda: None, monkeypatch: pytest.Monke
     with HostReads() as reads:
         step()
     assert "ga_detectron2.modeling.sparse_conv.of" in {x.reader for x in reads}
-    assert "ga_detectron2.modeling.matching._compare_near" in {x.reader for x in reads}
+    assert "ga_detectron2.modeling.matching._near_pairs" in {x.reader for x in reads}
 
 
 @pytest.mark.gpu
