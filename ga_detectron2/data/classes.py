@@ -54,11 +54,15 @@ def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
     return ModelClasses(cfg.MODEL[node].NUM_CLASSES, f"MODEL.{node}.NUM_CLASSES")
 
 
-def check_num_classes(cfg: CfgNode) -> None:
+def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
     """Compare the model's number of classes with that of ``cfg.DATASETS``, before any work is done.
 
     Passes over models of :func:`classes_of_model` None, and data sets whose metadata has no
     ``thing_classes`` yet.
+
+    Args:
+        cfg: complete.
+        eval_only: whether nothing is trained; ``DATASETS.TEST`` alone counts then.
 
     Raises:
         ValueError: they differ; too few classes would otherwise end in an index error on a GPU, or
@@ -66,7 +70,7 @@ def check_num_classes(cfg: CfgNode) -> None:
     """
     classes = classes_of_model(cfg)
     if classes is not None:
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
             check_dataset_classes(name, classes)
 
 

@@ -89,10 +89,10 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
     check_values(cfg, eval_only)
     _check_datasets(cfg, eval_only)
     try:
-        check_num_classes(cfg)
+        check_num_classes(cfg, eval_only)
     except ValueError as error:
         raise ConfigError(error) from error
-    _check_roi_heads(cfg)
+    _check_roi_heads(cfg, eval_only)
     amp = cfg.SOLVER.AMP.ENABLED
     check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, num_processes, "SOLVER.AMP.ENABLED", amp)
     if not eval_only:
@@ -122,7 +122,7 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
                 raise ConfigError(f"{key}: there is no file '{file}'")
 
 
-def _check_roi_heads(cfg: CfgNode) -> None:
+def _check_roi_heads(cfg: CfgNode, eval_only: bool) -> None:
     """What detectron2 asserts without words, or finds out in the first step of training."""
     if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "PanopticFPN"):
         return
@@ -139,7 +139,7 @@ def _check_roi_heads(cfg: CfgNode) -> None:
                 "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
             )
     if cfg.MODEL.KEYPOINT_ON:
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
             _check_keypoints(cfg, name)
 
 

@@ -100,6 +100,16 @@ def test_mistakes(tool, tmp_path: Path) -> None:
         tool.main([argument, "--config-file", plain])
     with pytest.raises(SystemExit, match="OCTAVE_BASE_SCALE -1 must be above 0"):
         tool.main([argument, "--config-file", SMALL, "MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE", "-1"])
+    for key, value in (
+        ("INPUT.MIN_SIZE_TRAIN", "()"),
+        ("INPUT.MAX_SIZE_TRAIN", "-1"),
+        ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "all"),
+    ):
+        with pytest.raises(SystemExit, match=rf"check_dataset.py: error: {key} .* must be") as stop:
+            tool.main(
+                [write_dataset(tmp_path, make_contents()), "--config-file", SMALL, key, value]
+            )
+        assert "\n" not in str(stop.value.code)
 
 
 def test_no_objects(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

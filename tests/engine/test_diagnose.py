@@ -10,6 +10,7 @@ import torch
 from detectron2.modeling import build_model
 
 from ga_detectron2.engine import load_config
+from tests.scripts import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "diagnose.py"
 
@@ -53,3 +54,19 @@ def test_mistakes(arguments: Callable) -> None:
         main(arguments("ga_rpn_R_50"))
     with pytest.raises(SystemExit, match=r"error: absent.pth"):
         main(arguments("ga_rpn_R_50", MODEL__WEIGHTS="absent.pth"))
+
+
+@pytest.mark.parametrize(
+    "tool", ["diagnose", "dump_proposals", pytest.param("train_net", marks=pytest.mark.slow)]
+)
+def test_models_of_other_classes_than_the_training_set(
+    arguments: Callable, tool: str, tmp_path: Path
+) -> None:
+    """They fail for want of weights, not by the five classes of DATASETS.TRAIN."""
+    options = {
+        "dump_proposals": ["--output", str(tmp_path / "p.pkl")],
+        "train_net": ["--eval-only"],
+    }
+    keys = {"MODEL__WEIGHTS": "absent.pth", "DATASETS__TRAIN": "('ga_shapes_train',)"}
+    with pytest.raises(SystemExit, match=r"absent\.pth"):
+        load_script(tool).main(arguments("ga_retinanet_R_50", *options.get(tool, []), **keys))

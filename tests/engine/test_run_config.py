@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ga_detectron2.engine import ConfigError, check_run, load_config, use_available_device
 
@@ -104,6 +105,55 @@ def test_augmentation_is_not_offered_for_retinanet() -> None:
 def test_classes_of_another_data_set() -> None:
     with pytest.raises(ConfigError, match=r"MODEL\.ROI_HEADS\.NUM_CLASSES to 5"):
         check_run(load("ga_faster_R_50"))
+
+
+@pytest.fixture
+def two_classes():
+    """A data set of two classes with three keypoints."""
+    name = "ga_run_config_test"
+    DatasetCatalog.register(name, list)
+    MetadataCatalog.get(name).set(thing_classes=["a", "b"], keypoint_names=["x", "y", "z"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        ("small/ga_retinanet_R_18", {}, r"NUM_CLASSES is 2, but data set 'ga_shapes_train' has 5"),
+        (
+            "recipes/ga_keypoint_R_50",
+            {
+                "MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 3,
+                "TEST__KEYPOINT_OKS_SIGMAS": [0.05] * 3,
+                "MODEL__ROI_HEADS__NUM_CLASSES": 2,
+            },
+            "data set 'ga_run_config_train' has no keypoints",
+        ),
+    ],
+)
+def test_what_scores_is_not_held_to_the_training_set(
+    two_classes: str, config: str, overrides: dict, message: str
+) -> None:
+    train = "ga_shapes_train"
+    if "keypoint" in config:
+        train = "ga_run_config_train"
+        MetadataCatalog.get(train).thing_classes = ["a", "b"]
+        DatasetCatalog.register(train, list)
+    try:
+        overrides = {"DATASETS__TEST": (two_classes,), "DATASETS__TRAIN": (train,), **overrides}
+        cfg = load(config, MODEL__RETINANET__NUM_CLASSES=2, **overrides)
+        check_run(cfg, eval_only=True)
+        with pytest.raises(ConfigError, match=message):
+            check_run(cfg)
+        cfg.DATASETS.TEST = (train,)
+        with pytest.raises(ConfigError, match=message):
+            check_run(cfg, eval_only=True)
+    finally:
+        if train == "ga_run_config_train":
+            DatasetCatalog.remove(train)
+            MetadataCatalog.remove(train)
 
 
 def test_fast_rcnn_needs_its_proposals(tmp_path: Path) -> None:
