@@ -24,7 +24,7 @@ def read_image(path: str, channels: str) -> np.ndarray:
         channels: as ``INPUT.FORMAT``, such as "BGR".
 
     Raises:
-        ImageError: it is missing or damaged, or has more than 8 bits a channel.
+        ImageError: it is missing or damaged, or is grey with more than 8 bits.
     """
     try:
         _refuse_deep_colours(path)
@@ -47,7 +47,7 @@ class NamingDatasetMapper(DatasetMapper):
             dataset_dict: a record in detectron2's format.
 
         Raises:
-            ImageError: its image is missing or damaged, has more than 8 bits a channel, or is not
+            ImageError: its image is missing or damaged, is grey with more than 8 bits, or is not
                 as large as the record says.
         """
         path = dataset_dict.get("file_name", "a record without file_name")
@@ -59,7 +59,10 @@ class NamingDatasetMapper(DatasetMapper):
 
 
 def _refuse_deep_colours(path: str) -> None:
-    """Pillow turns whatever lies above 255 into 255, so that such an image becomes white."""
+    """Refuse grey of more than 8 bits: Pillow turns whatever is above 255 into 255, into white.
+
+    Colours of 16 bits it reduces to their upper 8, and says that they had 8.
+    """
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(

@@ -73,7 +73,17 @@ def test_what_an_image_shows_is_read(tmp_path: Path, kind: str, read: Callable) 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 @pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
-def test_16_bit_is_refused(tmp_path: Path, name: str, read: Callable) -> None:
+def test_of_16_bit_colours_the_upper_8_are_read(tmp_path: Path, name: str, read: Callable) -> None:
+    """Pillow reduces them; of grey ones it would make a white image, see below."""
+    size = (HEIGHT, WIDTH, 3)
+    deep = np.random.default_rng(0).integers(0, 1 << 16, size, dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / name), deep[..., ::-1])
+    assert (read(tmp_path / name) == deep >> 8).all()
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+@pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
+def test_16_bit_grey_is_refused(tmp_path: Path, name: str, read: Callable) -> None:
     """Pillow would make a white image of it."""
     save_16_bit(tmp_path / name)
     with pytest.raises(ImageError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
