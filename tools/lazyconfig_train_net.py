@@ -71,7 +71,9 @@ def train(cfg: DictConfig, args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    TrainingTool("lazyconfig_train_net.py", prepare, evaluate, train).start(parse_args(argv))
+    TrainingTool(
+        "lazyconfig_train_net.py", prepare, evaluate, train, output_key="train.output_dir"
+    ).start(parse_args(argv))
 
 
 if __name__ == "__main__":

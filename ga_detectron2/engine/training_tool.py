@@ -1,19 +1,28 @@
 """What ``train_net.py`` and ``lazyconfig_train_net.py`` have in common."""
 
 import argparse
+import errno
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ga_detectron2.checkpoint import GACheckpointer
 
 from .command_line import add_dataset, add_processes, errors_in_one_line, make_parser
-from .errors import ConfigError
-from .processes import exit_once, run_processes, share_threads, use_torchrun
+from .output_paths import check_output_folder
+from .processes import run_processes, share_threads, use_torchrun
 
 __all__ = ["Run", "TrainingTool", "make_training_parser"]
+
+# What a disk says that takes no more. (Some systems lack the quota's.)
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class Run(NamedTuple):
@@ -40,12 +49,14 @@ class TrainingTool(NamedTuple):
         prepare: reads and checks the configuration; every process does so.
         evaluate: scores weights.
         train: trains.
+        output_key: what the configuration calls the folder for all that is written.
     """
 
     name: str
     prepare: Callable[[argparse.Namespace], Run]
     evaluate: Callable[[Any, argparse.Namespace], Any]
     train: Callable[[Any, argparse.Namespace], Any]
+    output_key: str = "OUTPUT_DIR"
 
     def start(self, args: argparse.Namespace) -> None:
         """Train, or score with ``--eval-only``, in the processes that ``args`` ask for.
@@ -56,26 +67,45 @@ class TrainingTool(NamedTuple):
         Raises:
             SystemExit: with one line, for what a user can put right.
         """
-        try:
+        with errors_in_one_line(self.name, once=True):
             use_torchrun(args)
-            self.prepare(args)  # Before any process is started: a mistake is then reported once.
+            # Before any process is started: a mistake is then reported once.
+            run = self.prepare(args)
+            check_output_folder(self.output_key, run.output_dir)
             run_processes(functools.partial(_work, self), args)
-        except ConfigError as error:
-            exit_once(f"{self.name}: error: {error}")
 
 
 def _work(tool: TrainingTool, args: argparse.Namespace) -> None:
     """What every process does."""
-    run = tool.prepare(args)
-    default_setup(run.cfg, args)
-    logger = setup_logger(run.output_dir, comm.get_rank(), name="ga_detectron2")
-    if run.note:
-        logger.warning(run.note)
-    if run.device == "cpu":
-        share_threads()
     with errors_in_one_line(tool.name, FloatingPointError):
-        (tool.evaluate if args.eval_only else tool.train)(run.cfg, args)
-    logger.info(f"Everything that was written is in {run.output_dir}")
+        run = tool.prepare(args)
+        with _full_disk_told(tool.output_key, run.output_dir):
+            default_setup(run.cfg, args)
+            logger = setup_logger(run.output_dir, comm.get_rank(), name="ga_detectron2")
+            if run.note:
+                logger.warning(run.note)
+            if run.device == "cpu":
+                share_threads()
+            (tool.evaluate if args.eval_only else tool.train)(run.cfg, args)
+            logger.info(f"Everything that was written is in {run.output_dir}")
+
+
+@contextmanager
+def _full_disk_told(key: str, folder: str) -> Iterator[None]:
+    """Say where a run wrote, and what it can resume from, for errors that name no file.
+
+    Python names a file that it cannot open, but not one that cannot grow.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        last = os.path.basename(GACheckpointer(nn.Identity(), folder).get_checkpoint_file())
+        raise OSError(
+            f"a file could not be written ({error.strerror}); {key} is {folder}. "
+            + (f"The last checkpoint is {last}" if last else "There is no checkpoint yet")
+        ) from error
 
 
 def make_training_parser(
