@@ -88,6 +88,37 @@ class GACheckpointer(DetectionCheckpointer):
                 + (f"The last checkpoint is {last}" if last else "There is no checkpoint yet")
             ) from e
 
+    def get_checkpoint_file(self) -> str:
+        """As detectron2's; a ``last_checkpoint`` of damaged bytes counts like an empty one.
+
+        Returns:
+            the path of the last checkpoint; of the folder with a separator, if the file is there
+            but names none; "" if it is not there.
+        """
+        nothing = os.path.join(self.save_dir, "")
+        try:
+            file: str = super().get_checkpoint_file()
+        except UnicodeDecodeError:
+            return nothing
+        # Zeros are what a machine that failed may have left in place of a name.
+        return file if file.removeprefix(self.save_dir).isprintable() else nothing
+
+    def find_last(self) -> str:
+        """The path of the last checkpoint, to load it; "" if there is none.
+
+        Where ``last_checkpoint`` names none, it is the newest that can be read.
+
+        Raises:
+            CheckpointError: none can be read.
+        """
+        last = self.get_checkpoint_file()
+        if not last or os.path.basename(last):
+            return last
+        chosen = self._choose_checkpoint()
+        if isinstance(chosen, CheckpointError):
+            raise chosen
+        return chosen
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As detectron2's, from the newest checkpoint that can be read.
 
@@ -107,7 +138,9 @@ class GACheckpointer(DetectionCheckpointer):
         chosen = self._choose_checkpoint() if resume and comm.is_main_process() else ""
         chosen = comm.all_gather(chosen)[0]
         if isinstance(chosen, CheckpointError):
-            raise chosen
+            raise CheckpointError(
+                f"{chosen}. Train into another OUTPUT_DIR, or without --resume"
+            ) from chosen
         if not chosen:
             return self.load(path, checkpointables=[])
         sees_it = comm.all_gather((self.path_manager.isfile(chosen), socket.gethostname()))
@@ -137,12 +170,16 @@ class GACheckpointer(DetectionCheckpointer):
                 self.logger.warning(f"Resuming from an earlier checkpoint: {file}")
             return file
         return CheckpointError(
-            f"{self.save_dir}: no checkpoint can be read ({'; '.join(files)}). Train into another "
-            "OUTPUT_DIR, or without --resume"
+            f"{self.save_dir}: no checkpoint can be read "
+            f"({'; '.join(files) or 'last_checkpoint names none, and there is none'})"
         )
 
     def _files_to_resume_from(self) -> list[str]:
-        """The last checkpoint, and those of earlier iterations, newest first."""
+        """The last checkpoint, and those of earlier iterations, newest first.
+
+        Where the last is not known, what a training ended with comes after them: who finds it in
+        this folder does not know of which training it is.
+        """
         last = self.get_checkpoint_file()
         numbered = {}
         for file in self.get_all_checkpoint_files():
@@ -151,8 +188,15 @@ class GACheckpointer(DetectionCheckpointer):
         # Files with higher numbers are another run's, or were not yet named as the last.
         match = _NUMBERED.fullmatch(os.path.basename(last))
         earlier = [f for f, n in numbered.items() if match is None or n < int(match[1])]
-        named = [last] if os.path.basename(last) else []
-        return named + sorted(earlier, key=lambda file: -numbered[file])
+        newest_first = sorted(earlier, key=lambda file: -numbered[file])
+        if os.path.basename(last):
+            return [last, *newest_first]
+        self.logger.warning(
+            f"{os.path.join(self.save_dir, 'last_checkpoint')} is empty or damaged: taking the "
+            "newest checkpoint of the folder that can be read"
+        )
+        final = os.path.join(self.save_dir, "model_final.pth")
+        return newest_first + ([final] if self.path_manager.isfile(final) else [])
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a file into the model.

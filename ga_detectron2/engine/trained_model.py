@@ -1,7 +1,6 @@
 """A model with trained weights, as a command line names it."""
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +8,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from torch import nn
 
-from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
 from ga_detectron2.modeling.compilation import compile_backbone
 
 from .errors import ConfigError
@@ -104,15 +103,18 @@ def find_weights(cfg: CfgNode, overrides: Sequence[str] = ()) -> str:
         ``OUTPUT_DIR``, or else the ``MODEL.WEIGHTS`` of the configuration file.
 
     Raises:
-        ConfigError: there are none, or only those of a backbone that a training starts from.
+        ConfigError: there are none, or only damaged ones, or only those of a backbone that a
+            training starts from.
     """
     weights = str(cfg.MODEL.WEIGHTS)
     if weights and "MODEL.WEIGHTS" in overrides[::2]:
         return weights
-    pointer = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if os.path.isfile(pointer):
-        with open(pointer, encoding="utf-8") as file:
-            return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    try:
+        last = GACheckpointer(nn.Identity(), cfg.OUTPUT_DIR).find_last()
+    except CheckpointError as error:
+        raise ConfigError(f"{error}; set MODEL.WEIGHTS path/to/model_final.pth") from error
+    if last:
+        return last
     if weights and not _BACKBONE.fullmatch(weights):
         return weights
     found = f"a backbone alone ({weights})" if weights else "empty"

@@ -104,6 +104,35 @@ def test_without_a_good_one_nothing_is_trained(tmp_path: Path) -> None:
         training.resume()
 
 
+# Bytes that are no text, zeros of a machine that failed, and no name at all.
+NO_NAMES = (b"\xff\xfe", b"\0" * 18, b"a/\0", b"\n")
+
+
+@pytest.mark.parametrize("content", NO_NAMES)
+def test_a_damaged_name_of_the_last_one_is_like_none(
+    tmp_path: Path, heard: list[str], content: bytes
+) -> None:
+    training = Training(tmp_path)
+    training.save(1)
+    training.save(3)
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    assert training.checkpointer.get_checkpoint_file() == f"{tmp_path}{os.sep}"
+    assert Training(tmp_path).resume() == 3
+    assert len(heard) == 1
+    assert f"{tmp_path / 'last_checkpoint'} is empty or damaged" in heard[0]
+
+
+def test_without_its_name_the_final_one_is_found(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    torch.nn.init.constant_(training.model.weight, 7)
+    training.checkpointer.save("model_final", iteration=7)
+    empty(tmp_path / "last_checkpoint")
+    assert Training(tmp_path).resume() == 7
+    (tmp_path / "model_final.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint can be read .*there is none"):
+        Training(tmp_path).resume()
+
+
 class FullDisk:
     """Opens files on a disk with a little room."""
 

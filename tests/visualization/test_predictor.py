@@ -70,6 +70,11 @@ def test_weights_of_the_command_line_come_before_those_of_the_run(detector, tmp_
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     assert weights() == str(tmp_path / "model_final.pth")
     assert weights("MODEL.WEIGHTS", "other.pth") == "other.pth"
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"no checkpoint can be read .*; set MODEL.WEIGHTS"):
+        weights()
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "model_0000001.pth")
+    assert weights() == str(tmp_path / "model_0000001.pth")
     (tmp_path / "last_checkpoint").unlink()
     with pytest.raises(ConfigError, match="holds no checkpoint"):
         weights("MODEL.WEIGHTS", "")
