@@ -70,7 +70,10 @@ def test_no_network_and_no_files_at_import(tmp_path: Path) -> None:
     # into the folder for temporary files, and removes what it wrote.
     ours = [path for path in report["written"] if not path.startswith(str(temporary))]
     assert [path for path in ours if not is_of_matplotlib(path)] == []
-    assert list(temporary.iterdir()) == []
+    # torch 2.11 makes an empty folder for what it may compile.
+    made = [p for p in temporary.iterdir() if not p.name.startswith("torchinductor_")]
+    assert made == []
+    assert [p for p in temporary.rglob("*") if not p.is_dir()] == []
     assert [p.name for p in work.iterdir()] == ["made"]
 
 
