@@ -92,7 +92,10 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
         check_num_classes(cfg, eval_only)
     except ValueError as error:
         raise ConfigError(error) from error
-    _check_roi_heads(cfg, eval_only)
+    _check_roi_heads(cfg)
+    if cfg.MODEL.KEYPOINT_ON:  # what loads the data looks at it, too, for whichever model
+        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+            _check_keypoints(cfg, name)
     amp = cfg.SOLVER.AMP.ENABLED
     check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, num_processes, "SOLVER.AMP.ENABLED", amp)
     if not eval_only:
@@ -122,7 +125,7 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
                 raise ConfigError(f"{key}: there is no file '{file}'")
 
 
-def _check_roi_heads(cfg: CfgNode, eval_only: bool) -> None:
+def _check_roi_heads(cfg: CfgNode) -> None:
     """What detectron2 asserts without words, or finds out in the first step of training."""
     if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "PanopticFPN"):
         return
@@ -138,9 +141,6 @@ def _check_roi_heads(cfg: CfgNode, eval_only: bool) -> None:
             raise ConfigError(
                 "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
             )
-    if cfg.MODEL.KEYPOINT_ON:
-        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
-            _check_keypoints(cfg, name)
 
 
 def _check_keypoints(cfg: CfgNode, dataset_name: str) -> None:

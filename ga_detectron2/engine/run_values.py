@@ -1,13 +1,16 @@
 """Values of keys that detectron2 takes as they come, and fails on, or trains wrongly by, later."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
+
+from ga_detectron2.config import add_ga_config
+from ga_detectron2.modeling.losses import BOX_LOSS_TYPES
 
 from .errors import ConfigError
 
@@ -16,6 +19,8 @@ __all__ = ["check_values"]
 _SCHEDULERS = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 _CROPS = ("relative_range", "relative", "absolute", "absolute_range")
+# For the same as SOLVER.WEIGHT_DECAY.
+_MAY_BE_NULL = ("SOLVER.WEIGHT_DECAY_NORM",)
 _DEPTHS = (18, 34, 50, 101, 152)
 # Of layers of detectron2's backbones.
 _COUNTS = (
@@ -39,11 +44,33 @@ def check_values(cfg: CfgNode, eval_only: bool = False) -> None:
     Raises:
         ConfigError: with the key, its value, and what would be right.
     """
+    _check_null(cfg, ("SOLVER.", "DATALOADER.", "SEED", "VIS_PERIOD") if eval_only else ())
     _check_model(cfg)
+    if cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN"):
+        _check_box_head(cfg)
     _check_test(cfg)
     _check_input(cfg, eval_only)
     if not eval_only:
         _check_solver(cfg)
+
+
+def _check_null(cfg: CfgNode, unread: tuple[str, ...]) -> None:
+    """Refuse null for a number; yacs takes it for a value of any type."""
+    defaults = get_cfg()
+    add_ga_config(defaults)
+    for key, default in _values(defaults):
+        if not _is_number(default) or key in _MAY_BE_NULL or key.startswith(unread):
+            continue
+        if _get(cfg, key) is None:
+            raise _refuse(cfg, key, f"a number, such as {default}")
+
+
+def _values(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _values(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _check_model(cfg: CfgNode) -> None:
@@ -75,6 +102,33 @@ def _check_model(cfg: CfgNode) -> None:
             above = " above 0" if key.endswith("STD") else ""
             need = f"{channels} finite numbers{above}, for INPUT.FORMAT {cfg.INPUT.FORMAT}"
             raise _refuse(cfg, key, need)
+
+
+def _check_box_head(cfg: CfgNode) -> None:
+    for key in ("BATCH_SIZE_PER_IMAGE", "NUM_CLASSES"):
+        _number(cfg, f"MODEL.ROI_HEADS.{key}", "at least 1", lambda x: x >= 1)
+    for key in ("POSITIVE_FRACTION", "NMS_THRESH_TEST"):
+        _number(cfg, f"MODEL.ROI_HEADS.{key}", "from 0 to 1", lambda x: 0 <= x <= 1)
+    _number(cfg, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "a number", lambda x: not math.isnan(x))
+    heads = cfg.MODEL.ROI_HEADS
+    ious, labels = heads.IOU_THRESHOLDS, heads.IOU_LABELS
+    if not _are_numbers(ious, lambda x: 0 < x <= 1) or not ious or sorted(ious) != list(ious):
+        need = "rising numbers above 0 and at most 1, such as [0.5]"
+        raise _refuse(cfg, "MODEL.ROI_HEADS.IOU_THRESHOLDS", need)
+    if not _are_numbers(labels, lambda x: x in (-1, 0, 1)) or len(labels) != len(ious) + 1:
+        need = "0, -1 or 1, one more than MODEL.ROI_HEADS.IOU_THRESHOLDS, such as [0, 1]"
+        raise _refuse(cfg, "MODEL.ROI_HEADS.IOU_LABELS", need)
+    box = "MODEL.ROI_BOX_HEAD"
+    weights = cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS
+    if not _are_numbers(weights, lambda x: 0 < x < math.inf) or len(weights) != 4:
+        raise _refuse(cfg, f"{box}.BBOX_REG_WEIGHTS", "4 numbers above 0, for (dx, dy, dw, dh)")
+    _one_of(cfg, f"{box}.BBOX_REG_LOSS_TYPE", BOX_LOSS_TYPES)
+    for key in ("SMOOTH_L1_BETA", "BBOX_REG_LOSS_WEIGHT", "POOLER_SAMPLING_RATIO"):
+        _number(cfg, f"{box}.{key}", "at least 0", lambda x: x >= 0)
+    for key in ("NUM_FC", "NUM_CONV"):
+        _number(cfg, f"{box}.{key}", "at least 0", lambda x: x >= 0)
+    for key in ("FC_DIM", "CONV_DIM", "POOLER_RESOLUTION"):
+        _number(cfg, f"{box}.{key}", "at least 1", lambda x: x >= 1)
 
 
 def _check_test(cfg: CfgNode) -> None:

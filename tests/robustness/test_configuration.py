@@ -112,6 +112,32 @@ def test_minus_one_is_all_detections_of_roi_heads_and_none_of_a_retinanet() -> N
     assert "at least 1" in refused("ga_retinanet_R_50", "TEST.DETECTIONS_PER_IMAGE", -1)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.ROI_HEADS.IOU_THRESHOLDS", []),
+        ("MODEL.ROI_HEADS.IOU_THRESHOLDS", ["x"]),
+        ("MODEL.ROI_HEADS.IOU_LABELS", [0]),
+        ("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", -1),
+        ("MODEL.ROI_HEADS.POSITIVE_FRACTION", NAN),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (0.5,)),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 0.0)),
+        ("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", ""),
+        ("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", NAN),
+        ("MODEL.ROI_BOX_HEAD.FC_DIM", 0),
+    ],
+)
+def test_values_of_box_heads(key: str, value: object) -> None:
+    assert refused("ga_faster_R_50", key, value).startswith(f"{key} {value!r} must be ")
+    # Nobody else reads them.
+    check_run(load_config(str(CONFIGS / "ga_rpn_R_50.yaml"), [*RIGHT, key, value]))
+
+
+@pytest.mark.parametrize("key", ["VIS_PERIOD", "SOLVER.REFERENCE_WORLD_SIZE", "TEST.EVAL_PERIOD"])
+def test_null_for_a_number(key: str) -> None:
+    assert refused("ga_rpn_R_50", key, None).startswith(f"{key} None must be a number, such as 0")
+
+
 def test_values_of_crops_and_ranges() -> None:
     def check(*overrides: object) -> None:
         check_run(load_config(str(CONFIGS / "ga_rpn_R_50.yaml"), [*RIGHT, *overrides]))
