@@ -41,7 +41,7 @@ def _check_folder(option: str, path: str, folder: str) -> None:
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if os.path.exists(folder) and not os.path.isdir(folder):
-        where = "" if os.path.abspath(path) == folder else f"{folder} "
+        where = "it " if os.path.abspath(path) == folder else f"{folder} "
         raise ConfigError(f"{option}: {path} cannot be written: {where}is a file, not a folder")
     try:
         # To try is the only way to know: root may do what the disk, full or read-only, does not.
