@@ -39,6 +39,7 @@ _WRONG_ARGUMENTS = (
     AttributeError,
     KeyError,
     OmegaConfBaseException,
+    RuntimeError,
     TypeError,
     ValueError,
 )
@@ -135,6 +136,7 @@ def build_lazy(cfg: DictConfig, key: str) -> Any:
     with _errors_of(key):
         built = instantiate(_without_unpickling(OmegaConf.select(cfg, key)))
     if key == "model":
+        _check_sizes(built)
         _check_strides(built)
     return built
 
@@ -301,6 +303,16 @@ def _check_classes(dataset_name: str, classes: ModelClasses) -> None:
         check_dataset_classes(dataset_name, classes)
     except ValueError as error:
         raise ConfigError(error) from error
+
+
+def _check_sizes(model: nn.Module) -> None:
+    """Refuse layers of no channels, which torch makes, and fails at when they are used."""
+    for name, parameter in model.named_parameters():
+        if not isinstance(parameter, nn.UninitializedParameter) and parameter.numel() == 0:
+            raise ConfigError(
+                f"model: its {name} has the shape {tuple(parameter.shape)}, which holds nothing: "
+                "numbers of channels and classes must be at least 1"
+            )
 
 
 def _check_strides(model: nn.Module) -> None:

@@ -454,3 +454,13 @@ def test_what_an_object_takes_may_be_added() -> None:
     assert cfg.train.note == "mine"
     with torch.device("meta"):
         assert build_lazy(cfg, "model").proposal_generator.min_box_size == 4.0
+
+
+@pytest.mark.parametrize("channels", [0, -1, "x", None])
+def test_channels_that_no_layer_has(channels: object) -> None:
+    """What torch says of them, as a RuntimeError or a TypeError, names the part of the config."""
+    cfg = load("ga_rpn_R_50")
+    cfg.model.backbone.out_channels = channels
+    with pytest.raises(ConfigError, match=r"^model: ") as error:
+        build_lazy(cfg, "model")
+    assert "\n" not in str(error.value)
