@@ -181,8 +181,10 @@ def _check_input(cfg: CfgNode, eval_only: bool) -> None:
 
 def _check_solver(cfg: CfgNode) -> None:
     _number(cfg, "SOLVER.IMS_PER_BATCH", "at least 1", lambda x: x >= 1)
-    # The scheduler along a cosine divides by it.
-    _number(cfg, "SOLVER.BASE_LR", "above 0", lambda x: x > 0)
+    if cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupCosineLR":  # which divides by it
+        _number(cfg, "SOLVER.BASE_LR", "above 0 for WarmupCosineLR", lambda x: x > 0)
+    else:
+        _number(cfg, "SOLVER.BASE_LR", "at least 0", lambda x: x >= 0)
     _number(cfg, "SOLVER.MOMENTUM", "from 0 to below 1", lambda x: 0 <= x < 1)
     _number(cfg, "SOLVER.WEIGHT_DECAY", "at least 0", lambda x: x >= 0)
     _number(cfg, "SOLVER.GAMMA", "above 0", lambda x: x > 0)

@@ -39,7 +39,6 @@ def refused(config: str, key: str, value: object) -> str:
         ("TEST.DETECTIONS_PER_IMAGE", 0),
         ("TEST.PROPOSAL_RECALL_LIMITS", []),
         ("TEST.PROPOSAL_RECALL_LIMITS", [100, -1]),
-        ("SOLVER.BASE_LR", 0.0),
         ("SOLVER.BASE_LR", -1.0),
         ("SOLVER.BASE_LR", NAN),
         ("SOLVER.BASE_LR", INF),
@@ -165,6 +164,12 @@ def test_the_end_of_a_cosine_is_not_above_its_beginning() -> None:
         cfg.SOLVER.BASE_LR_END = end
         check_run(cfg)
         build_lr_scheduler(cfg, torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR_END = 0.0
+    with pytest.raises(ConfigError, match=r"BASE_LR 0\.0 must be above 0 for WarmupCosineLR"):
+        check_run(cfg)
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"
+    check_run(cfg)
+    cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.BASE_LR = "WarmupCosineLR", 0.1
     cfg.SOLVER.BASE_LR_END = 0.2
     with pytest.raises(ConfigError, match=r"BASE_LR_END 0\.2 must be from 0 to SOLVER\.BASE_LR, 0"):
         check_run(cfg)
