@@ -20,19 +20,27 @@ from .proposal_files import ProposalFileError, Proposals, read_proposals
 __all__ = ["add_proposals", "get_records", "records_to_score", "records_to_train"]
 
 
-def records_to_train(cfg: CfgNode) -> Any:
+def records_to_train(cfg: CfgNode, has_masks: bool = True) -> Any:
     """The records of ``cfg.DATASETS.TRAIN``, as ``build_detection_train_loader`` takes them.
 
+    Args:
+        cfg: the configuration.
+        has_masks: whether masks are read from the records; a mapper may make them otherwise.
+
     Raises:
-        DataError: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves no image, or no object.
+        DataError: ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves no image, or no object; or an
+            object has no mask, and ``MODEL.MASK_ON`` asks for it.
         ProposalFileError: a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` cannot be used.
     """
-    return get_records(
+    records = get_records(
         cfg.DATASETS.TRAIN,
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
         cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
+    if cfg.MODEL.MASK_ON and has_masks and isinstance(records, list):
+        _check_masks(records)
+    return records
 
 
 def records_to_score(cfg: CfgNode, dataset_name: str) -> Any:
@@ -123,6 +131,16 @@ def add_proposals(
             }
         )
     return found
+
+
+def _check_masks(records: Sequence[dict[str, Any]]) -> None:
+    for record in records:
+        for annotation in record.get("annotations", ()):
+            if not annotation.get("iscrowd", 0) and not annotation.get("segmentation"):
+                raise DataError(
+                    f"{record.get('file_name')}: an object has no segmentation, and "
+                    "MODEL.MASK_ON True needs one for each: add them, or set it to False"
+                )
 
 
 def _load(names: list[str], filter_empty: bool, min_keypoints: int, check_consistency: bool) -> Any:

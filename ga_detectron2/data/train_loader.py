@@ -39,13 +39,13 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
     Raises:
         ClassError: an object is of a class that the model does not have.
         DataError: no image has an object, and ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` leaves out
-            such images.
+            such images; or an object has no mask, ``MODEL.MASK_ON``, and no mapper makes it.
         ProposalFileError: a file of ``DATASETS.PROPOSAL_FILES_TRAIN`` cannot be used.
     """
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     with seeded(seed):
+        records = records_to_train(cfg, has_masks=mapper is None)
         mapper = mapper or NamingDatasetMapper(cfg, True)
-        records = records_to_train(cfg)
         # Some of detectron2's samplers load the data once more; proposals are no part of that.
         cfg = cfg.clone()
         cfg.defrost()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from ga_detectron2.data import DataError, build_test_loader, build_train_loader
 from ga_detectron2.data.proposal_files import ProposalFileError
-from ga_detectron2.data.records import get_records
+from ga_detectron2.data.records import get_records, records_to_train
 from ga_detectron2.data.seeds import seeded
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.lazy_config import build_lazy, build_lazy_train_loader
@@ -152,6 +152,28 @@ def config(file: str) -> CfgNode:
     cfg.SOLVER.IMS_PER_BATCH = 1
     cfg.SEED = 3
     return cfg
+
+
+def test_objects_without_masks() -> None:
+    """detectron2 dies of them in its first step with such an image."""
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = NAMES[:1]
+    assert len(records_to_train(cfg)) == 3
+    cfg.MODEL.MASK_ON = True
+    with pytest.raises(
+        DataError, match=rf"{NAMES[0]}0\.png: an object has no segmentation, .*MASK_ON"
+    ):
+        records_to_train(cfg)
+    assert len(records_to_train(cfg, has_masks=False)) == 3  # a mapper of one's own
+    mask = {"segmentation": [[2, 2, 20, 2, 20, 20]]}
+    records = DatasetCatalog.get(NAMES[0])
+    for record in records:
+        crowd = {**record["annotations"][0], "iscrowd": 1} if record["annotations"] else {}
+        record["annotations"] = [{**a, **mask} for a in record["annotations"]]
+        record["annotations"] += [crowd] if crowd else []
+    DatasetCatalog.remove(NAMES[0])
+    DatasetCatalog.register(NAMES[0], lambda: records)
+    assert len(records_to_train(cfg)) == 3
 
 
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "WeightedTrainingSampler"])
