@@ -23,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data import register_datasets
+from ga_detectron2.data.file_names import shown
 from ga_detectron2.data.images import read_rgb
 from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.command_line import (
@@ -33,7 +34,7 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
-from ga_detectron2.engine.output_paths import check_output_file, check_output_folder, shown
+from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.visualization import (
     BoxShapes,
     GuidedPredictor,

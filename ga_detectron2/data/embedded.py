@@ -23,6 +23,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 
+from .file_names import shown
 from .shapes import CLASS_NAMES, DRAWING_VERSION, ShapesConfig, draw_dataset
 
 __all__ = ["CACHE_VARIABLE", "SPLITS", "Split", "drawn_folder", "register_embedded_datasets"]
@@ -122,7 +123,8 @@ def _cache_root() -> str:
 
 
 def _draw(split: Split, folder: str) -> None:
-    logger.info(f"Drawing the {split.num_images} images of {split.dataset_name} into {folder} ...")
+    name, place = split.dataset_name, shown(folder)
+    logger.info(f"Drawing the {split.num_images} images of {name} into {place} ...")
     start = time.perf_counter()
     # Next to the folder, because a rename is atomic only within a file system.
     temporary = tempfile.mkdtemp(prefix=f"{split.folder_name}.", dir=os.path.dirname(folder))

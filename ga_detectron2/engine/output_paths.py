@@ -5,7 +5,7 @@ import tempfile
 
 from .errors import ConfigError
 
-__all__ = ["check_output_file", "check_output_folder", "shown"]
+__all__ = ["check_output_file", "check_output_folder"]
 
 
 def check_output_file(option: str, path: str) -> None:
@@ -29,11 +29,6 @@ def check_output_file(option: str, path: str) -> None:
 def check_output_folder(option: str, path: str) -> None:
     """As :func:`check_output_file`, for a folder in which files are to be written."""
     _check_folder(option, path, os.path.abspath(path))
-
-
-def shown(path: str) -> str:
-    """A path that can be printed, also where its bytes are no text: these become ``\\\\xff``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _check_folder(option: str, path: str, folder: str) -> None:
