@@ -38,7 +38,7 @@ from ga_detectron2.data.check import (
     settings_of,
     take_objects,
 )
-from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import (
     add_overrides,
     at_least,
@@ -47,6 +47,7 @@ from ga_detectron2.engine.command_line import (
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.engine.run_values import check_values
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.model_zoo import get_config_file
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 

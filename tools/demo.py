@@ -25,7 +25,6 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data.file_names import shown
 from ga_detectron2.data.images import ImageError, read_rgb
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -34,6 +33,7 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
     Prediction,

@@ -21,7 +21,6 @@ from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -32,6 +31,7 @@ from ga_detectron2.engine.command_line import (
 )
 from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.engine.trained_model import load_trained_model
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.evaluation.diagnosis import diagnose, format_diagnosis
 
 

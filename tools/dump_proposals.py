@@ -35,7 +35,7 @@ from ga_detectron2.data.proposal_files import (
     read_mmdet_proposals,
     write_proposals,
 )
-from ga_detectron2.engine import ConfigError, check_run
+from ga_detectron2.engine import check_run
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -55,6 +55,7 @@ from ga_detectron2.engine.processes import (
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
 from ga_detectron2.engine.trained_model import build_inference_model, read_trained_config
+from ga_detectron2.errors import ConfigError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

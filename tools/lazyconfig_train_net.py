@@ -11,7 +11,6 @@ import argparse
 from omegaconf import DictConfig
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.lazy_config import (
     build_lazy,
     check_lazy_run,
@@ -20,6 +19,7 @@ from ga_detectron2.engine.lazy_config import (
 )
 from ga_detectron2.engine.lazy_trainer import build_lazy_trainer, evaluate_lazy
 from ga_detectron2.engine.training_tool import Run, TrainingTool, make_training_parser
+from ga_detectron2.errors import ConfigError
 
 EXAMPLES = """
 examples:

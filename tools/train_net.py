@@ -15,15 +15,10 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.engine import (
-    ConfigError,
-    GATrainer,
-    check_run,
-    load_config,
-    use_available_device,
-)
+from ga_detectron2.engine import GATrainer, check_run, load_config, use_available_device
 from ga_detectron2.engine.trained_model import build_inference_model
 from ga_detectron2.engine.training_tool import Run, TrainingTool, make_training_parser
+from ga_detectron2.errors import ConfigError
 
 EXAMPLES = """
 examples:

@@ -1,21 +1,17 @@
 """Files that appear under their name when they are complete, whatever happens on the way."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
-__all__ = ["UNFINISHED", "AtomicFiles"]
+from ga_detectron2.atomic import atomic_open
 
-UNFINISHED = ".unfinished"
-"""What the name of a file ends with while it is written."""
+__all__ = ["AtomicFiles"]
 
 
 class AtomicFiles:
     """A path manager of iopath, save that local files which it opens to write are atomic.
 
     A file that could not be completed is deleted if the process still can do that; otherwise it
-    stays under its name with :data:`UNFINISHED`, and the next attempt replaces it.
+    stays with the suffix ``UNFINISHED``, and the next attempt replaces it.
     """
 
     def __init__(self, path_manager: Any):
@@ -27,26 +23,5 @@ class AtomicFiles:
     def open(self, path: str, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
         """As the path manager's; a context manager for a local path and mode "w" or "wb"."""
         if mode in ("w", "wb") and "://" not in path:
-            return _open_atomically(path, mode)
+            return atomic_open(path, mode)
         return self._path_manager.open(path, mode, *args, **kwargs)
-
-
-@contextmanager
-def _open_atomically(path: str, mode: str) -> Iterator[IO[Any]]:
-    unfinished = path + UNFINISHED
-    try:
-        with open(unfinished, mode) as file:
-            yield file
-            file.flush()
-            # Without, a machine that fails could leave the new name with nothing behind it.
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        raise
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -10,6 +10,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from ga_detectron2.errors import CheckpointError
+
 from .atomic import AtomicFiles
 from .conversion import (
     BOTTOM_UP,
@@ -20,7 +22,6 @@ from .conversion import (
     is_backbone_name,
     is_needed,
 )
-from .errors import CheckpointError
 from .files import read_checkpoint_file
 from .tensors import check_tensors
 

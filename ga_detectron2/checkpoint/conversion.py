@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
+
 from .mmdet import convert_mmdet_names, convert_mmdet_state_dict, find_mmdet_names
 
 __all__ = [

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from ga_detectron2.atomic import atomic_open
+from ga_detectron2.errors import CheckpointError
+
 from .conversion import BOTTOM_UP, ConvertedWeights, check_fit, convert_weights
-from .errors import CheckpointError
 from .files import read_checkpoint_file
 
 __all__ = ["convert_file"]
@@ -73,17 +75,10 @@ def _as_detectron2(weights: ConvertedWeights) -> dict[str, Any]:
 
 
 def _save(content: Mapping[str, Any], target: str) -> None:
-    unfinished = f"{target}.{os.getpid()}.tmp"
     try:
         os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
-        with open(unfinished, "wb") as file:
+        with atomic_open(target) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    except (OSError, RuntimeError) as e:  # RuntimeError is torch's word for a write that failed
+    except (OSError, RuntimeError) as e:  # torch.save raises a RuntimeError for a full disk
         reason = e.strerror if isinstance(e, OSError) else None
         raise OSError(f"{target} could not be written: {reason or str(e).splitlines()[0]}") from e
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from detectron2.utils.file_io import PathManager
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
+
 from .numpy_pickle import load_numpy_pickle
 from .pickle_check import check_pickle
 

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
+
 from .name_template import NameTemplate
 from .tensors import check_tensors
 

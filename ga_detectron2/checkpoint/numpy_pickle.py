@@ -14,7 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
+
 from .pickle_check import check_pickle
 
 __all__ = ["load_numpy_pickle"]

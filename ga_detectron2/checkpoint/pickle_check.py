@@ -4,7 +4,7 @@ import os
 import pickletools
 from typing import IO, Any
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
 
 __all__ = ["check_pickle"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .errors import CheckpointError
+from ga_detectron2.errors import CheckpointError
 
 __all__ = ["check_tensors"]
 

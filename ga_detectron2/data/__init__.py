@@ -1,9 +1,10 @@
 """The embedded data set, and helpers to register others. Importing this registers the former."""
 
+from ga_detectron2.errors import DataError
+
 from .boxes import BoxError
 from .classes import ClassError, check_num_classes
 from .embedded import register_embedded_datasets
-from .errors import DataError
 from .register import (
     DatasetArgument,
     coco_subset,

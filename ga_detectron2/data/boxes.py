@@ -9,7 +9,7 @@ area; another mapper may not. To look in the model would mean to wait for the GP
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import DataError
+from ga_detectron2.errors import DataError
 
 __all__ = ["BoxCheckedMapper", "BoxError"]
 

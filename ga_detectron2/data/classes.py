@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .errors import DataError
+from ga_detectron2.errors import DataError
 
 __all__ = [
     "ClassCheckedMapper",

@@ -7,7 +7,7 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
-from .errors import DataError
+from ga_detectron2.errors import DataError
 
 __all__ = ["ImageError", "NamingDatasetMapper", "read_image", "read_rgb"]
 

@@ -8,11 +8,9 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ga_detectron2.checkpoint.errors import CheckpointError
+from ga_detectron2.atomic import atomic_open
 from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
-
-from .errors import DataError
-from .whole_file import write_atomically
+from ga_detectron2.errors import CheckpointError, DataError
 
 __all__ = [
     "ProposalFileError",
@@ -50,7 +48,8 @@ def write_proposals(path: str, proposals: Proposals) -> None:
         OSError: it cannot be written. Whatever was at ``path`` is still there then.
     """
     content = {**proposals._asdict(), "bbox_mode": BoxMode.XYXY_ABS.value}
-    write_atomically(path, pickle.dumps(content, protocol=4))
+    with atomic_open(path) as file:
+        pickle.dump(content, file, protocol=4)
 
 
 def read_proposals(path: str) -> Proposals:

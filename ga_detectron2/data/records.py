@@ -14,7 +14,8 @@ from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.build import check_metadata_consistency
 from detectron2.structures import BoxMode
 
-from .errors import DataError
+from ga_detectron2.errors import DataError
+
 from .proposal_files import ProposalFileError, Proposals, read_proposals
 
 __all__ = ["add_proposals", "get_records", "records_to_score", "records_to_train"]

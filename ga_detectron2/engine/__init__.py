@@ -1,6 +1,7 @@
 """Training: detectron2's trainer with whole-model clipping, and how a run is set up."""
 
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
+
 from .optimizer import build_optimizer, clip_full_model
 from .run_config import check_run, load_config, use_available_device
 from .trainer import GATrainer

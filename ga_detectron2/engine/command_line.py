@@ -5,11 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ga_detectron2.checkpoint import CheckpointError
-from ga_detectron2.data import DataError
+from ga_detectron2.errors import GAError
 from ga_detectron2.modeling.compilation import compiler_failure
 
-from .errors import ConfigError
 from .processes import exit_once
 
 __all__ = [
@@ -119,7 +117,7 @@ def errors_in_one_line(tool: str, *kinds: type[Exception], once: bool = False) -
             compiler that ``TEST.COMPILE_BACKBONE`` calls.
         once: where all processes of this machine come upon it.
     """
-    told: tuple[type[Exception], ...] = (ConfigError, CheckpointError, DataError, OSError, *kinds)
+    told: tuple[type[Exception], ...] = (GAError, OSError, *kinds)
     try:
         yield
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from detectron2.utils.file_io import PathManager
 
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
 
 __all__ = ["check_config_file"]
 

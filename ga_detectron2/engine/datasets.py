@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ga_detectron2.data import register_datasets
-
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
 
 __all__ = ["check_dataset", "is_missing", "register_arguments"]
 

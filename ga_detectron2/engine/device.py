@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
 
 __all__ = ["available_device", "check_device"]
 

@@ -18,11 +18,11 @@ from ga_detectron2.data import make_train_loader
 from ga_detectron2.data.classes import ModelClasses, check_dataset_classes
 from ga_detectron2.data.records import get_records
 from ga_detectron2.data.seeds import seeded
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.modeling import GuidedAnchoring
 
 from .datasets import check_dataset, register_arguments
 from .device import available_device, check_device
-from .errors import ConfigError
 
 __all__ = [
     "build_lazy",

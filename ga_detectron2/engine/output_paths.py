@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
 
 __all__ = ["check_output_file", "check_output_folder"]
 

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import distributed
 from torch.multiprocessing import ProcessExitedException
 
-from .errors import ConfigError
+from ga_detectron2.errors import ConfigError
 
 __all__ = ["exit_once", "is_torchrun", "run_processes", "share_threads", "use_torchrun"]
 

@@ -17,15 +17,15 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 from torch.utils.data import SequentialSampler
 
+from ga_detectron2.atomic import atomic_open
 from ga_detectron2.data.images import NamingDatasetMapper
 from ga_detectron2.data.proposal_files import (
     Proposals,
     read_proposals,
     write_proposals,
 )
-from ga_detectron2.data.whole_file import write_atomically
+from ga_detectron2.errors import ConfigError
 
-from .errors import ConfigError
 from .output_paths import check_output_file
 
 __all__ = ["ProposalDump", "as_proposal_network"]
@@ -97,7 +97,8 @@ class ProposalDump:
             )
         else:
             os.makedirs(os.path.dirname(os.path.abspath(self._output)), exist_ok=True)
-            write_atomically(settings_path, json.dumps(settings, indent=1).encode())
+            with atomic_open(settings_path) as file:
+                file.write(json.dumps(settings, indent=1).encode())
         if not self.is_complete:
             os.makedirs(self._folder, exist_ok=True)
 

@@ -10,11 +10,11 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 
 from ga_detectron2.config import add_ga_config
 from ga_detectron2.data import check_num_classes
+from ga_detectron2.errors import ConfigError
 
 from .config_file import check_config_file
 from .datasets import check_dataset, is_missing, register_arguments
 from .device import available_device, check_device
-from .errors import ConfigError
 from .optimizer import FULL_MODEL
 from .run_values import check_values
 

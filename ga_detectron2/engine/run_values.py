@@ -10,9 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY
 
 from ga_detectron2.config import add_ga_config
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.modeling.losses import BOX_LOSS_TYPES
-
-from .errors import ConfigError
 
 __all__ = ["check_values"]
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 from torch import nn
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.errors import CheckpointError, ConfigError
 from ga_detectron2.modeling.compilation import compile_backbone
 
-from .errors import ConfigError
 from .run_config import check_run, load_config, use_available_device
 from .trainer import GATrainer
 

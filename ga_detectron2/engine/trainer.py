@@ -25,11 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.data import DataError, build_test_loader, build_train_loader
+from ga_detectron2.data import build_test_loader, build_train_loader
 from ga_detectron2.data.records import records_to_score
+from ga_detectron2.errors import ConfigError, DataError
 from ga_detectron2.evaluation import ProposalRecallEvaluator
 
-from .errors import ConfigError
 from .gradients import add_in_order_of_rank
 from .optimizer import build_optimizer
 from .resumable import ResumableTraining, seed_or_chance

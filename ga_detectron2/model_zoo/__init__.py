@@ -4,7 +4,8 @@ Importing this package makes detectron2's ``PathManager``, and so ``MODEL.WEIGHT
 ``ga://NAME``.
 """
 
-from .errors import ModelZooError
+from ga_detectron2.errors import ModelZooError
+
 from .handler import register_handler
 from .published import IMAGENET_BACKBONES, PUBLISHED_MODELS, PublishedModel
 from .zoo import (

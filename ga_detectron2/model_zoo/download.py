@@ -18,7 +18,7 @@ import portalocker
 from iopath.common.file_io import file_lock
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from .errors import ModelZooError
+from ga_detectron2.errors import ModelZooError
 
 __all__ = ["download", "matches"]
 

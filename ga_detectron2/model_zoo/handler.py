@@ -7,8 +7,9 @@ from urllib.parse import urlparse
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 
+from ga_detectron2.errors import ModelZooError
+
 from .download import download
-from .errors import ModelZooError
 from .published import IMAGENET_BACKBONES, PUBLISHED_MODELS, RemoteFile
 
 __all__ = ["ModelZooHandler", "find_file", "get_cache_path", "register_handler"]

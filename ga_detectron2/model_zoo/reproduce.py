@@ -24,7 +24,9 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.errors import CheckpointError
+
+from ..checkpoint import GACheckpointer
 from ..engine import ConfigError, GATrainer, check_run, load_config, use_available_device
 from ..engine.trained_model import build_inference_model
 from ..modeling.compilation import compiler_failure

@@ -8,9 +8,10 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
+from ga_detectron2.errors import ModelZooError
+
 from ..checkpoint import GACheckpointer
 from ..config import add_ga_config
-from .errors import ModelZooError
 from .handler import ModelZooHandler, find_file
 
 __all__ = [

@@ -18,12 +18,12 @@ from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import check_num_classes
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.trained_model import (
     build_inference_model,
     find_weights,
     read_trained_config,
 )
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 

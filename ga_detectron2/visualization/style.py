@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, to_rgb
 from matplotlib.figure import Figure
 
-from ga_detectron2.data.whole_file import write_atomically
+from ga_detectron2.atomic import atomic_open
 
 __all__ = ["COLORS", "check_image", "color_of", "figure_image", "probability_limit", "size_of"]
 
@@ -112,7 +112,8 @@ def save_image(image: np.ndarray, path: str) -> None:
     if not written:
         raise OSError(f"{path}: OpenCV cannot make a picture of this kind")
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    write_atomically(path, content.tobytes(), sync=False)
+    with atomic_open(path, sync=False) as file:
+        file.write(content.tobytes())
 
 
 def check_image_name(path: str) -> None:

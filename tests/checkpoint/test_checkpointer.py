@@ -12,9 +12,10 @@ import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.checkpoint.convert_file import convert_file
 from ga_detectron2.engine import load_config
+from ga_detectron2.errors import CheckpointError
 
 from .reference import CONFIGS, NARROW, SHAPES, make_imagenet, make_narrow
 

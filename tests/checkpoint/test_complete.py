@@ -14,9 +14,10 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.lazy_config import load_lazy_config
+from ga_detectron2.errors import CheckpointError
 from tests.recipes.runs import narrow_lazy
 from tests.scripts import load_script
 

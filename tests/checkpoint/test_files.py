@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ga_detectron2.checkpoint import CheckpointError
 from ga_detectron2.checkpoint.files import read_checkpoint_file
+from ga_detectron2.errors import CheckpointError
 
 TENSORS = {"a.weight": torch.arange(3000.0), "a.bias": torch.ones(2)}
 

@@ -13,8 +13,9 @@ from detectron2.modeling.backbone import build_resnet_backbone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ga_detectron2.checkpoint import CheckpointError, convert_mmdet_state_dict
+from ga_detectron2.checkpoint import convert_mmdet_state_dict
 from ga_detectron2.checkpoint.mmdet import find_mmdet_names
+from ga_detectron2.errors import CheckpointError
 
 from .reference import SHAPES, build_shapes, config_of, make_shapes
 

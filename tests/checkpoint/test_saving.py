@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer, atomic
+from ga_detectron2 import atomic
+from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.errors import CheckpointError
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from detectron2.structures import BoxMode
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from ga_detectron2.data import DataError, build_test_loader, build_train_loader
+from ga_detectron2.data import build_test_loader, build_train_loader
 from ga_detectron2.data.proposal_files import ProposalFileError
 from ga_detectron2.data.records import get_records, records_to_train
 from ga_detectron2.data.seeds import seeded
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.lazy_config import build_lazy, build_lazy_train_loader
+from ga_detectron2.errors import ConfigError, DataError
 from tests.data.test_proposal_files import Harm
 
 NAMES = ("ga_records_test_a", "ga_records_test_b")

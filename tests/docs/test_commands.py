@@ -21,7 +21,8 @@ import pytest
 from detectron2.config import CfgNode, LazyConfig
 
 from ga_detectron2.data import parse_dataset_argument
-from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.engine import load_config
+from ga_detectron2.errors import ConfigError
 from tests.docs.pages import PROJECT, pages, shell_blocks
 from tests.docs.shell_commands import Command, commands_of
 

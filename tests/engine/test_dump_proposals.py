@@ -12,8 +12,9 @@ from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.modeling import build_model
 
 from ga_detectron2.data import coco_subset
-from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.engine import load_config
 from ga_detectron2.engine.proposal_dump import ProposalDump, as_proposal_network
+from ga_detectron2.errors import ConfigError
 from tests.engine.jobs import PROJECT, finish, free_port, start
 from tests.scripts import load_script
 

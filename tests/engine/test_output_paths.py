@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ga_detectron2.data.file_names import shown
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
+from ga_detectron2.errors import ConfigError
 from tests.scripts import load_script
 
 

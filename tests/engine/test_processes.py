@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.processes import is_torchrun, use_torchrun
+from ga_detectron2.errors import ConfigError
 from tests.engine.jobs import (
     PROJECT,
     TwoMachines,

@@ -7,7 +7,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ga_detectron2.engine import ConfigError, check_run, load_config, use_available_device
+from ga_detectron2.engine import check_run, load_config, use_available_device
+from ga_detectron2.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

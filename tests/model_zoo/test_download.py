@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ga_detectron2.model_zoo import ModelZooError
+from ga_detectron2.errors import ModelZooError
 from ga_detectron2.model_zoo import download as download_module
 from ga_detectron2.model_zoo.download import MAX_TRIES, download
 

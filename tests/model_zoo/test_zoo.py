@@ -9,15 +9,10 @@ from detectron2.utils.file_io import PathManager
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from ga_detectron2 import add_ga_config, model_zoo
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.engine import load_config
-from ga_detectron2.model_zoo import (
-    IMAGENET_BACKBONES,
-    PUBLISHED_MODELS,
-    ModelZooError,
-    handler,
-    zoo,
-)
+from ga_detectron2.errors import CheckpointError, ModelZooError
+from ga_detectron2.model_zoo import IMAGENET_BACKBONES, PUBLISHED_MODELS, handler, zoo
 from ga_detectron2.model_zoo.published import RemoteFile
 from tests.checkpoint.reference import CONFIGS, NARROW, SHAPES, make_imagenet, make_narrow
 

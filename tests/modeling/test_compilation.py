@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from ga_detectron2.engine import ConfigError
 from ga_detectron2.engine.trained_model import build_inference_model
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.model_zoo import get_config
 from ga_detectron2.modeling.compilation import compile_backbone, compiler_failure
 

@@ -16,13 +16,14 @@ from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig, ListConfig
 
 from ga_detectron2.data import register_datasets
-from ga_detectron2.engine import ConfigError, lazy_trainer, load_config
+from ga_detectron2.engine import lazy_trainer, load_config
 from ga_detectron2.engine.lazy_config import (
     build_lazy,
     build_lazy_train_loader,
     check_lazy_run,
     load_lazy_config,
 )
+from ga_detectron2.errors import ConfigError
 from tests.engine.test_resume import CutOffError, assert_same
 from tests.recipes.runs import (
     CONFIGS,

@@ -54,13 +54,14 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from detectron2.data import DatasetCatalog
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data.proposal_files import (
     ProposalFileError,
     read_mmdet_proposals,
     read_proposals,
 )
-from ga_detectron2.engine import ConfigError, check_run, load_config
+from ga_detectron2.engine import check_run, load_config
+from ga_detectron2.errors import CheckpointError, ConfigError
 from tests.robustness import test_coco_json, test_configuration, test_files
 
 MOST_SECONDS = 20

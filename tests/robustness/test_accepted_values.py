@@ -14,8 +14,8 @@ from detectron2.utils.events import EventStorage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.data import DataError
-from ga_detectron2.engine import ConfigError, GATrainer, check_run, load_config
+from ga_detectron2.engine import GATrainer, check_run, load_config
+from ga_detectron2.errors import ConfigError, DataError
 from tests.engine.conftest import CONFIGS, tiny_dataset  # noqa: F401 - a fixture
 from tests.robustness.examples import EXAMPLES
 from tests.robustness.test_configuration import keys_of

@@ -13,7 +13,8 @@ from detectron2.solver import build_lr_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.engine import ConfigError, GATrainer, check_run, load_config
+from ga_detectron2.engine import GATrainer, check_run, load_config
+from ga_detectron2.errors import ConfigError
 from tests.robustness.examples import EXAMPLES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"

@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ga_detectron2.checkpoint import CheckpointError, GACheckpointer, numpy_pickle
+from ga_detectron2.checkpoint import GACheckpointer, numpy_pickle
 from ga_detectron2.checkpoint.files import read_checkpoint_file
 from ga_detectron2.checkpoint.pickle_check import check_pickle
 from ga_detectron2.data.proposal_files import (
@@ -28,6 +28,7 @@ from ga_detectron2.data.proposal_files import (
     read_proposals,
     write_proposals,
 )
+from ga_detectron2.errors import CheckpointError
 from tests.robustness.examples import EXAMPLES
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ga_detectron2.data import whole_file
+from ga_detectron2 import atomic
 from ga_detectron2.visualization import (
     compose_panel,
     make_overview,
@@ -119,7 +119,7 @@ def test_a_name_need_not_be_text_and_a_full_disk_is_told(tmp_path, image, monkey
     def full(*_args: object) -> object:
         return open("/dev/full", "wb")
 
-    monkeypatch.setattr(whole_file, "open", full, raising=False)
+    monkeypatch.setattr(atomic, "open", full, raising=False)
     with pytest.raises(OSError, match="No space left on device") as error:
         save_image(image, str(path))
     assert error.value.filename == str(path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from ga_detectron2.checkpoint import CheckpointError
+from ga_detectron2.errors import CheckpointError
 from ga_detectron2.visualization import (
     BoxShapes,
     RecallCurve,

@@ -8,7 +8,8 @@ import torch
 from detectron2.engine import DefaultPredictor
 
 from ga_detectron2 import record_guided_anchors
-from ga_detectron2.engine import ConfigError, load_config
+from ga_detectron2.engine import load_config
+from ga_detectron2.errors import ConfigError
 from ga_detectron2.visualization import GuidedPredictor, find_weights, load_predictor
 
 

@@ -1,0 +1,35 @@
+"""Errors that users can correct. Tools print them in one line, without a traceback."""
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "GAError", "ModelZooError"]
+
+
+class GAError(ValueError):
+    """Base class. The message is one line: what is wrong, where, and what to do."""
+
+    def __init__(self, reason: str | Exception):
+        # str() of a KeyError would put its message in quotes.
+        is_key_error = isinstance(reason, KeyError) and reason.args
+        message = str(reason.args[0] if is_key_error else reason)  # type: ignore[union-attr]
+        # A DataLoader raises a worker's error again with the worker's traceback as its message.
+        if message.startswith("Caught "):
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(GAError):
+    """A run cannot be set up. The message names the key or argument."""
+
+
+class DataError(GAError):
+    """Data that cannot be used. The message names the file or dataset."""
+
+
+class CheckpointError(GAError):
+    """A file of weights, or a tensor in it, cannot be used."""
+
+
+class ModelZooError(CheckpointError, RuntimeError):
+    """A model is not in the zoo, or its file cannot be obtained.
+
+    It is a RuntimeError as in ``detectron2.model_zoo``.
+    """
