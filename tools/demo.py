@@ -25,6 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data.file_names import shown
 from ga_detectron2.data.images import ImageError, read_rgb
+from ga_detectron2.engine import GuidedPredictor, Prediction, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -36,10 +37,8 @@ from ga_detectron2.engine.output_paths import check_output_file, check_output_fo
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
-    Prediction,
     anchors_of_image,
     draw_predictions,
-    load_predictor,
     make_panel,
     save_image,
     select_anchors,
@@ -116,8 +115,9 @@ class Demo:
     """Draws one picture after another, and collects the results."""
 
     def __init__(self, args: argparse.Namespace):
-        overrides = list(args.opts)
-        self.predictor = load_predictor(args.config_file, overrides, args.dataset)
+        self.predictor = GuidedPredictor(
+            read_inference_config(args.config_file, args.opts, args.dataset)
+        )
         self.args = args
         available = self.predictor.available
         self.show = args.show or ("detections" if "detections" in available else "proposals")
@@ -383,7 +383,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line("demo.py"):
         check_outputs(args)
         demo = Demo(args)
-        print(f"demo.py: the weights are {shown(demo.predictor.weights)}")
+        print(f"demo.py: the weights are {shown(demo.predictor.cfg.MODEL.WEIGHTS)}")
         if args.input:
             run_on_files(demo, args)
         else:

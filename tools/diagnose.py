@@ -21,6 +21,7 @@ from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
+from ga_detectron2.engine import check_run, load_inference_model, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -30,7 +31,6 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file
-from ga_detectron2.engine.trained_model import load_trained_model
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.evaluation.diagnosis import diagnose, format_diagnosis
 
@@ -51,11 +51,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    logger = setup_logger(name="ga_detectron2")
+    setup_logger(name="ga_detectron2")
     setup_logger()
-    cfg, model, note = load_trained_model(args.config_file, args.opts, args.dataset)
-    if note:
-        logger.warning(note)
+    cfg = read_inference_config(args.config_file, args.opts, args.dataset)
+    check_run(cfg, eval_only=True)
+    model = load_inference_model(cfg)
     results = {}
     for name in cfg.DATASETS.TEST:
         try:

@@ -29,13 +29,12 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 
-from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data.proposal_files import (
     ProposalFileError,
     read_mmdet_proposals,
     write_proposals,
 )
-from ga_detectron2.engine import check_run
+from ga_detectron2.engine import check_run, load_inference_model, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -54,7 +53,6 @@ from ga_detectron2.engine.processes import (
     use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
-from ga_detectron2.engine.trained_model import build_inference_model, read_trained_config
 from ga_detectron2.errors import ConfigError
 
 
@@ -90,44 +88,39 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def setup(args: argparse.Namespace) -> tuple[CfgNode, str, str | None]:
-    """The checked configuration, the name of the data set, and a note to log."""
-    cfg, note = read_trained_config(args.config_file, args.opts, args.dataset)
+def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
+    """The checked configuration and the name of the dataset."""
+    cfg = read_inference_config(args.config_file, args.opts, args.dataset)
     if args.dataset_name:
         cfg.DATASETS.TEST = (args.dataset_name,)
     check_run(cfg, args.num_gpus * args.num_machines, eval_only=True)
     if len(cfg.DATASETS.TEST) > 1:
         names = ", ".join(cfg.DATASETS.TEST)
         raise ConfigError(f"DATASETS.TEST has several data sets: --dataset-name one of {names}")
-    return cfg, cfg.DATASETS.TEST[0], note
+    return cfg, cfg.DATASETS.TEST[0]
 
 
-def open_dump(args: argparse.Namespace) -> tuple[ProposalDump, CfgNode, str | None]:
-    cfg, name, note = setup(args)
+def open_dump(args: argparse.Namespace) -> tuple[ProposalDump, CfgNode]:
+    cfg, name = setup(args)
     records = DatasetCatalog.get(name)
-    return ProposalDump(args.output, cfg, records, args.shard_size), cfg, note
+    return ProposalDump(args.output, cfg, records, args.shard_size), cfg
 
 
 def work(args: argparse.Namespace) -> None:
     """What every process does."""
-    dump, cfg, note = open_dump(args)
     setup_logger(distributed_rank=comm.get_rank())
-    # Of the shards, every process tells.
-    logger = setup_logger(name="ga_detectron2")
-    if note and comm.is_main_process():
-        logger.warning(note)
+    setup_logger(name="ga_detectron2")  # Every process reports its shards.
+    dump, cfg = open_dump(args)
     if cfg.MODEL.DEVICE == "cpu":
         share_threads()
     with errors_in_one_line("dump_proposals.py"):
-        model = build_inference_model(cfg)
-        GACheckpointer(model, complete=True).load(cfg.MODEL.WEIGHTS)
-        dump.run(model, comm.get_rank(), comm.get_world_size())
+        dump.run(load_inference_model(cfg), comm.get_rank(), comm.get_world_size())
     comm.synchronize()
 
 
 def dump_proposals(args: argparse.Namespace) -> None:
     use_torchrun(args)
-    dump, _, _ = open_dump(args)  # Before any process is started: a mistake is reported once.
+    dump, _ = open_dump(args)  # Before any process is started: a mistake is reported once.
     dump.prepare()
     is_main = args.machine_rank == 0 and (not is_torchrun() or os.environ["RANK"] == "0")
     if dump.is_complete:

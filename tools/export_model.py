@@ -23,7 +23,12 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor, nn
 
 from ga_detectron2.data.images import read_image, read_rgb
-from ga_detectron2.engine import GATrainer
+from ga_detectron2.engine import (
+    GATrainer,
+    check_run,
+    load_inference_model,
+    read_inference_config,
+)
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -33,7 +38,6 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_folder
-from ga_detectron2.engine.trained_model import load_trained_model
 from ga_detectron2.export import (
     DEFAULT_OPSET,
     ExportedModel,
@@ -99,9 +103,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def load_model(args: argparse.Namespace) -> tuple[CfgNode, nn.Module]:
     # A program of torch.compile's own cannot be traced, and is no part of what is exported.
     overrides = [*args.opts, "TEST.COMPILE_BACKBONE", "False"]
-    cfg, model, note = load_trained_model(args.config_file, overrides, args.dataset, args.run_eval)
-    if note:
-        print(f"export_model.py: {note}")
+    cfg = read_inference_config(args.config_file, overrides, args.dataset)
+    if args.run_eval:
+        check_run(cfg, eval_only=True)
+    model = load_inference_model(cfg)
     print(f"export_model.py: the weights are {cfg.MODEL.WEIGHTS}")
     return cfg, model
 

@@ -25,6 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ga_detectron2.data import register_datasets
 from ga_detectron2.data.file_names import shown
 from ga_detectron2.data.images import read_rgb
+from ga_detectron2.engine import GuidedPredictor, Prediction, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -37,8 +38,6 @@ from ga_detectron2.engine.output_paths import check_output_file, check_output_fo
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.visualization import (
     BoxShapes,
-    GuidedPredictor,
-    Prediction,
     RecallCurve,
     Tile,
     best_anchors,
@@ -47,7 +46,6 @@ from ga_detectron2.visualization import (
     draw_ground_truth,
     draw_predictions,
     ground_truth_of,
-    load_predictor,
     measure_shapes,
     plot_box_shapes,
     plot_recall_curves,
@@ -191,8 +189,15 @@ def annotations(dataset: str) -> str:
     return str(PathManager.get_local_path(json_file))
 
 
+def load_predictor(
+    args: argparse.Namespace, config_file: str, weights: str | None
+) -> GuidedPredictor:
+    overrides = [*args.opts, "MODEL.WEIGHTS", weights] if weights else args.opts
+    return GuidedPredictor(read_inference_config(config_file, overrides, args.dataset))
+
+
 def plot_shapes(args: argparse.Namespace) -> None:
-    predictor = load_predictor(args.config_file, args.opts, args.dataset, args.weights)
+    predictor = load_predictor(args, args.config_file, args.weights)
     if "guided" not in predictor.available:
         raise ConfigError(f"the model of {args.config_file} makes no guided anchors")
     base_scale = predictor.cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE
@@ -210,8 +215,8 @@ def plot_shapes(args: argparse.Namespace) -> None:
 
 def plot_anchors(args: argparse.Namespace) -> None:
     models = [
-        load_predictor(args.baseline_config_file, args.opts, args.dataset, args.baseline_weights),
-        load_predictor(args.config_file, args.opts, args.dataset, args.weights),
+        load_predictor(args, args.baseline_config_file, args.baseline_weights),
+        load_predictor(args, args.config_file, args.weights),
     ]
     for name, image, truth in test_images(models[1], args.num_images):
         metadata = models[1].metadata

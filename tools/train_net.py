@@ -13,12 +13,17 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.engine import GATrainer, check_run, load_config, use_available_device
-from ga_detectron2.engine.trained_model import build_inference_model
+from ga_detectron2.engine import (
+    GATrainer,
+    check_run,
+    load_config,
+    load_inference_model,
+    use_available_device,
+)
 from ga_detectron2.engine.training_tool import Run, TrainingTool, make_training_parser
-from ga_detectron2.errors import ConfigError
 
 EXAMPLES = """
 examples:
@@ -56,11 +61,11 @@ def prepare(args: argparse.Namespace) -> Run:
 
 
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
-    model = build_inference_model(cfg)
-    checkpointer = GACheckpointer(model, save_dir=cfg.OUTPUT_DIR, complete=True)
-    if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
-        raise ConfigError("--eval-only needs the weights to evaluate: set MODEL.WEIGHTS")
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    if args.resume and (last := GACheckpointer(nn.Identity(), cfg.OUTPUT_DIR).find_last()):
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = last
+    model = load_inference_model(cfg)
     results: dict[str, Any] = GATrainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(GATrainer.test_with_tta(cfg, model))

@@ -21,7 +21,7 @@ from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data.images import read_rgb
-from ga_detectron2.engine import check_run
+from ga_detectron2.engine import GuidedPredictor, Prediction, check_run, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
@@ -32,12 +32,9 @@ from ga_detectron2.engine.command_line import (
 )
 from ga_detectron2.engine.output_paths import check_output_folder
 from ga_detectron2.visualization import (
-    GuidedPredictor,
-    Prediction,
     Tile,
     compose_panel,
     ground_truth_of,
-    load_predictor,
     make_overview,
     make_tiles,
     save_image,
@@ -118,12 +115,12 @@ def main(argv: list[str] | None = None) -> None:
 def draw(args: argparse.Namespace) -> None:
     if args.output:
         check_output_folder("--output", args.output)
-    predictor = load_predictor(args.config_file, args.opts, args.dataset)
+    predictor = GuidedPredictor(read_inference_config(args.config_file, args.opts, args.dataset))
     cfg = predictor.cfg
     check_run(cfg, eval_only=True)
     if not args.output:
         check_output_folder("OUTPUT_DIR", os.path.join(cfg.OUTPUT_DIR, "visualization"))
-    print(f"visualize_results.py: the weights are {predictor.weights}")
+    print(f"visualize_results.py: the weights are {cfg.MODEL.WEIGHTS}")
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "visualization")
     records = [(name, record) for name in cfg.DATASETS.TEST for record in DatasetCatalog.get(name)][
         : args.num_images

@@ -1,22 +1,24 @@
-"""Where a tool is to write: what cannot be written is told before there is anything to write."""
+"""Checks of output paths, made before a tool starts its work."""
 
 import os
 import tempfile
+from collections.abc import Iterable
 
 from ga_detectron2.errors import ConfigError
 
 __all__ = ["check_output_file", "check_output_folder"]
 
 
-def check_output_file(option: str, path: str) -> None:
-    """Refuse the path of a file that cannot be written. Nothing is left at it, or made.
+def check_output_file(option: str, path: str, inputs: Iterable[str] = ()) -> None:
+    """Check that a file can be written. Neither the file nor its folder is created.
 
     Args:
-        option: that the path was given by, to name it, such as ``--json``.
-        path: of a file that is there or not, in a folder that is there or can be made.
+        option: command-line option or key that ``path`` comes from, such as ``--json``.
+        path: new or existing file, whose folder may be missing.
+        inputs: files that must not be overwritten.
 
     Raises:
-        ConfigError: with the option, the path, and the reason.
+        ConfigError: names the option, the path and the reason.
     """
     if os.path.isdir(path) or path.endswith(os.sep):
         raise ConfigError(f"{option}: {path} is a folder, not the name of a file")
@@ -24,22 +26,43 @@ def check_output_file(option: str, path: str) -> None:
         _check_folder(option, path, os.path.dirname(os.path.abspath(path)))
     elif not os.access(path, os.W_OK):
         raise ConfigError(f"{option}: {path} cannot be written (Permission denied)")
+    for file in inputs:
+        if _is_same(path, file):
+            raise ConfigError(f"{option}: {path} is an input and would be overwritten")
 
 
-def check_output_folder(option: str, path: str) -> None:
-    """As :func:`check_output_file`, for a folder in which files are to be written."""
+def check_output_folder(option: str, path: str, inputs: Iterable[str] = ()) -> None:
+    """Check that files can be written to a folder. It is not created.
+
+    Args:
+        option, path: as for :func:`check_output_file`.
+        inputs: files whose names the outputs may have; none may be in this folder.
+
+    Raises:
+        ConfigError: names the option, the path and the reason.
+    """
     _check_folder(option, path, os.path.abspath(path))
+    for file in inputs:
+        if _is_same(path, os.path.dirname(os.path.abspath(file))):
+            raise ConfigError(
+                f"{option}: {path} holds the input {file}, which could be overwritten; "
+                "choose another folder"
+            )
+
+
+def _is_same(path: str, other: str) -> bool:
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _check_folder(option: str, path: str, folder: str) -> None:
-    # What is missing is made by whoever writes; a run that is refused leaves no empty folders.
+    # Missing folders are created by the writer, so that a refused run leaves none behind.
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     if os.path.exists(folder) and not os.path.isdir(folder):
         where = "it " if os.path.abspath(path) == folder else f"{folder} "
         raise ConfigError(f"{option}: {path} cannot be written: {where}is a file, not a folder")
     try:
-        # To try is the only way to know: root may do what the disk, full or read-only, does not.
+        # Permissions do not tell: root may not write to a full or read-only disk either.
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"1")
             file.flush()

@@ -26,9 +26,14 @@ from torch import nn
 
 from ga_detectron2.errors import CheckpointError
 
-from ..checkpoint import GACheckpointer
-from ..engine import ConfigError, GATrainer, check_run, load_config, use_available_device
-from ..engine.trained_model import build_inference_model
+from ..engine import (
+    ConfigError,
+    GATrainer,
+    check_run,
+    load_config,
+    load_inference_model,
+    use_available_device,
+)
 from ..modeling.compilation import compiler_failure
 from .download import matches
 from .published import PUBLISHED_MODELS, PublishedModel
@@ -164,8 +169,7 @@ def measure(name: str, job: Job) -> Measurement:
     for logger_name in ("detectron2", "fvcore", "ga_detectron2"):
         setup_logger(cfg.OUTPUT_DIR, name=logger_name)
 
-    model = build_inference_model(cfg)
-    GACheckpointer(model, complete=True).load(weights)
+    model = load_inference_model(cfg)
     loader: Any = GATrainer.build_test_loader(cfg, job.dataset_name)
     evaluator = GATrainer.build_evaluator(cfg, job.dataset_name)
     on_gpu = next(model.parameters()).device.type == "cuda"

@@ -1,7 +1,7 @@
 """Pictures of what a guided anchoring model learned. They need matplotlib.
 
 Images go in and come out as (H, W, 3) uint8 RGB arrays. What a model made of a batch comes from
-:func:`ga_detectron2.record_guided_anchors`, or all at once from :class:`GuidedPredictor`.
+:func:`ga_detectron2.record_guided_anchors` or :class:`ga_detectron2.engine.GuidedPredictor`.
 """
 
 from .anchors import (
@@ -22,7 +22,6 @@ from .plots import (
     plot_training_curves,
 )
 from .predictions import draw_ground_truth, draw_predictions, ground_truth_of
-from .predictor import GuidedPredictor, Prediction, find_weights, load_predictor
 from .shape import draw_shape, shape_map
 from .shape_errors import BoxShapes, best_anchors, measure_shapes
 from .style import save_image
@@ -31,9 +30,7 @@ __all__ = [
     "MAX_OVERLAP",
     "TILE_NAMES",
     "BoxShapes",
-    "GuidedPredictor",
     "ImageAnchors",
-    "Prediction",
     "RecallCurve",
     "SelectedAnchors",
     "Tile",
@@ -47,9 +44,7 @@ __all__ = [
     "draw_location",
     "draw_predictions",
     "draw_shape",
-    "find_weights",
     "ground_truth_of",
-    "load_predictor",
     "location_map",
     "make_overview",
     "make_panel",

@@ -27,9 +27,9 @@ from ga_detectron2.data.boxes import BoxCheckedMapper
 from ga_detectron2.data.classes import ModelClasses, check_record_classes
 from ga_detectron2.data.images import read_rgb
 from ga_detectron2.engine import check_run, load_config, resumable
+from ga_detectron2.engine.inference_model import find_weights
 from ga_detectron2.engine.resumable import ResumableTraining
 from ga_detectron2.engine.train_loop import GASimpleTrainer
-from ga_detectron2.engine.trained_model import find_weights
 from ga_detectron2.evaluation.diagnosis import format_diagnosis
 from ga_detectron2.model_zoo import download
 from tests.docs.pages import DOCS, PROJECT

@@ -7,10 +7,9 @@ import sys
 
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from torch import Tensor, nn
 
-from ga_detectron2.engine.trained_model import build_inference_model
 from tests.scripts import load_script
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -35,9 +34,7 @@ class OneLayer(Backbone):
 if __name__ == "__main__":
     tool = load_script("train_net")
     args = tool.parse_args(sys.argv[1:])
-    cfg = tool.prepare(args).cfg.clone()
-    cfg.defrost()
-    cfg.TEST.COMPILE_BACKBONE = False
-    state = build_inference_model(cfg).state_dict()
+    cfg = tool.prepare(args).cfg
+    state = build_model(cfg).state_dict()
     torch.save({"model": state, "__author__": "test"}, cfg.MODEL.WEIGHTS)
     tool.main(sys.argv[1:])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import nn
 
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import errors_in_one_line
-from ga_detectron2.engine.trained_model import build_inference_model
 from ga_detectron2.modeling.compilation import compiler_failure
 from tests.scripts import TOOLS, load_script
 
@@ -37,9 +37,8 @@ def arguments_with_weights(arguments: Callable, tmp_path: Path) -> Callable[...,
         }
         call = arguments("ga_rpn_R_50", *options, **keys)
         cfg = load_config(call[1], call[4 + len(options) :], [call[3]])
-        cfg.TEST.COMPILE_BACKBONE = False
-        model = build_inference_model(cfg)
-        torch.save({"model": model.state_dict(), "__author__": "test"}, tmp_path / "weights.pth")
+        state = build_model(cfg).state_dict()
+        torch.save({"model": state, "__author__": "test"}, tmp_path / "weights.pth")
         return call
 
     return make
@@ -56,7 +55,7 @@ def test_tools_end_in_one_line(
     def compile_backbone(model: nn.Module) -> None:
         model.backbone.register_forward_pre_hook(fail_to_compile)
 
-    monkeypatch.setattr("ga_detectron2.engine.trained_model.compile_backbone", compile_backbone)
+    monkeypatch.setattr("ga_detectron2.engine.inference_model.compile_backbone", compile_backbone)
     output = str(tmp_path / "out")
     options = {
         "train_net": ["--eval-only"],

@@ -110,7 +110,7 @@ def test_a_damaged_shard_is_named(dump_arguments: Callable, tmp_path: Path) -> N
     args = script.parse_args(
         dump_arguments("--output", str(tmp_path / "out.pkl"), "--shard-size", "6")
     )
-    dump, _, _ = script.open_dump(args)
+    dump, _ = script.open_dump(args)
     dump.prepare()
     (tmp_path / "out.pkl.shards" / "00000.pkl").write_bytes(b"\x80\x04")
     with pytest.raises(SystemExit, match=r"00000.pkl: damaged, truncated"):

@@ -129,3 +129,15 @@ def test_every_tool_tells_it_first(
 def test_a_pictures_ending_is_told_first(place: Path) -> None:
     with pytest.raises(SystemExit, match=r"x\.txt: its ending is not one of an image"):
         load_script("plot").main(["training", "absent", "--output", str(place / "x.txt")])
+
+
+def test_output_over_an_input_is_refused(place: Path) -> None:
+    file = str(place / "file")
+    (place / "link").symlink_to(place / "folder")
+    (place / "folder" / "clip.mp4").write_text("kept")
+    with pytest.raises(ConfigError, match=r"^--json: .* is an input and would be overwritten"):
+        check_output_file("--json", f"{place}/folder/../file", inputs=["absent.json", file])
+    with pytest.raises(ConfigError, match=r"^--output: .* holds the input .*clip\.mp4"):
+        check_output_folder("--output", f"{place}/link", inputs=[f"{place}/folder/clip.mp4"])
+    check_output_file("--json", str(place / "new.json"), inputs=[file])
+    check_output_folder("--output", str(place / "new"), inputs=[f"{place}/folder/clip.mp4"])

@@ -83,7 +83,7 @@ def test_only_evaluation_compiles_the_backbone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without_cpp = functools.partial(compile_backbone, backend="aot_eager")
-    monkeypatch.setattr("ga_detectron2.engine.trained_model.compile_backbone", without_cpp)
+    monkeypatch.setattr("ga_detectron2.engine.inference_model.compile_backbone", without_cpp)
     torch._dynamo.reset()  # of what other tests have compiled there is a limit
     counters = torch._dynamo.utils.counters
     counters.clear()

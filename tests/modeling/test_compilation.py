@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from ga_detectron2.engine.trained_model import build_inference_model
+from ga_detectron2.engine import load_inference_model
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.model_zoo import get_config
 from ga_detectron2.modeling.compilation import compile_backbone, compiler_failure
@@ -86,21 +87,22 @@ def test_same_map_by_a_program_in_cpp(counters: Counter[str]) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["ga_rpn_R_50", "ga_retinanet_R_50"])
 def test_a_program_for_all_sizes(
-    name: str, counters: Counter[str], monkeypatch: pytest.MonkeyPatch
+    name: str, counters: Counter[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The whole backbone as one graph; without C++, of which a ResNet would be a minute."""
     without_cpp = functools.partial(compile_backbone, backend="aot_eager")
-    monkeypatch.setattr("ga_detectron2.engine.trained_model.compile_backbone", without_cpp)
+    monkeypatch.setattr("ga_detectron2.engine.inference_model.compile_backbone", without_cpp)
     cfg = get_config(name)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    model = build_inference_model(cfg)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    model = load_inference_model(cfg)
     assert not counters["unique_graphs"]
     cfg.TEST.COMPILE_BACKBONE = True
-    compiled = build_inference_model(cfg)
+    compiled = load_inference_model(cfg)
     assert list(compiled.state_dict()) == list(model.state_dict())
-    compiled.load_state_dict(model.state_dict())
     for size in SIZES:
         images = torch.randn(1, 3, *size)
         maps = [m.backbone(images) for m in (model, compiled)]
@@ -134,7 +136,7 @@ def test_what_is_missing_is_told_before_any_work(
     cfg.MODEL.DEVICE = "cpu"
     cfg.TEST.COMPILE_BACKBONE = True
     with pytest.raises(ConfigError, match=match):
-        build_inference_model(cfg)
+        load_inference_model(cfg)
 
 
 def test_an_old_torch_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,13 @@ import torch
 from detectron2.engine import DefaultPredictor
 
 from ga_detectron2 import record_guided_anchors
-from ga_detectron2.engine import load_config
+from ga_detectron2.engine import GuidedPredictor, load_config, read_inference_config
+from ga_detectron2.engine.inference_model import find_weights
 from ga_detectron2.errors import ConfigError
-from ga_detectron2.visualization import GuidedPredictor, find_weights, load_predictor
+
+
+def load_predictor(*arguments) -> GuidedPredictor:
+    return GuidedPredictor(read_inference_config(*arguments))
 
 
 @pytest.fixture
@@ -40,9 +44,9 @@ def test_detections_are_those_of_detectron2(detector, dataset, picture, input_fo
 def test_proposals_are_in_pixels_of_the_image(proposer, detector, dataset, picture) -> None:
     # A detector hands out the same proposals beside its detections, and its weights are enough.
     twin = load_predictor(detector, [], [dataset])
-    predictor = GuidedPredictor(load_config(proposer), twin.weights)
-    cfg = predictor.cfg.clone()
-    cfg.MODEL.WEIGHTS = twin.weights
+    cfg = load_config(proposer)
+    cfg.MODEL.WEIGHTS = twin.cfg.MODEL.WEIGHTS
+    predictor = GuidedPredictor(cfg)
     expected = DefaultPredictor(cfg)(picture[:, :, ::-1])["proposals"]
     for actual in (predictor(picture).proposals, twin(picture).proposals):
         assert len(expected) > 10

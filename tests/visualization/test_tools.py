@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ga_detectron2.data.images import read_rgb
-from ga_detectron2.visualization import GuidedPredictor
+from ga_detectron2.engine import GuidedPredictor
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,18 +16,14 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Instances
 from torch import nn
 
-from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.data import check_num_classes
-from ga_detectron2.engine.trained_model import (
-    build_inference_model,
-    find_weights,
-    read_trained_config,
-)
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
-__all__ = ["GuidedPredictor", "Prediction", "find_weights", "load_predictor"]
+from .inference_model import load_inference_model
+
+__all__ = ["GuidedPredictor", "Prediction"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,38 +48,13 @@ class Prediction(NamedTuple):
     input_size: tuple[int, int]
 
 
-def load_predictor(
-    config_file: str,
-    overrides: Sequence[str] = (),
-    datasets: Sequence[str] = (),
-    weights: str | None = None,
-) -> "GuidedPredictor":
-    """A predictor from what a command line says, on the CPU where there is no CUDA device.
-
-    Args:
-        config_file, overrides, datasets: as of ``ga_detectron2.engine.load_config``.
-        weights: without them, those of :func:`find_weights`.
-
-    Raises:
-        ConfigError: the configuration is wrong, or no weights are found.
-        CheckpointError: the weights cannot be loaded.
-    """
-    if weights:
-        overrides = [*overrides, "MODEL.WEIGHTS", weights]
-    cfg, note = read_trained_config(config_file, overrides, datasets)
-    if note:
-        logger.warning(note)
-    return GuidedPredictor(cfg)
-
-
 class GuidedPredictor:
     """Like detectron2's ``DefaultPredictor``, with proposals and guided anchors in its answer."""
 
-    def __init__(self, cfg: CfgNode, weights: str | None = None):
+    def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: of any detectron2 model.
-            weights: what to load, see ``GACheckpointer``; without it ``cfg.MODEL.WEIGHTS``.
+            cfg: of any detectron2 model, with its ``MODEL.WEIGHTS``.
 
         Raises:
             ConfigError: the model cannot be built.
@@ -95,9 +66,7 @@ class GuidedPredictor:
                 "a data set, and a model that reads them has no anchors of its own"
             )
         self.cfg = cfg.clone()
-        self.model = build_inference_model(self.cfg)
-        self.weights = cfg.MODEL.WEIGHTS if weights is None else weights
-        GACheckpointer(self.model, complete=True).load(self.weights)
+        self.model = load_inference_model(self.cfg)
         self.metadata = MetadataCatalog.get(_dataset_of_names(cfg))
         self.augmentation = T.ResizeShortestEdge(
             [cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST
