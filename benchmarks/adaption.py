@@ -1,14 +1,16 @@
-"""Feature adaption alone: a share of the cells against all of them, where each way pays.
+"""Some cells against all cells: feature adaption, and GA-RetinaNet's last convolutions.
 
-    python benchmarks/adaption.py [--dtypes float32 bfloat16] [--levels 100x168 50x84]
+    python benchmarks/adaption.py [--parts adaption conv3x3] [--dtypes float32 bfloat16]
 
-Ways: *sparse*, FeatureAdaption.at_cells on a share of the cells; *dense*, FeatureAdaption on all of
-them; *deform_conv2d*, torchvision's operator with the same weights, in float32 always, since it
-has no kernel for bfloat16 on a CPU. Their results are compared first. The crossover is the share
-from which on a dense way is the faster one, interpolated between the shares that were measured.
-bfloat16 and float16 are features of that type under autocast. Cells are drawn at random, so that
-neighbours share less of the cache than where objects are. The backward pass goes to features and
-weights. All ways of one level take turns.
+Feature adaption: ``FeatureAdaption.at_cells`` on a share of the cells, against the whole map by
+``FeatureAdaption.forward`` (*dense*) and by torchvision's *deform_conv2d* (in float32: it has no
+bfloat16 kernel on a CPU). The last convolutions, to 80 classes or 4 deltas, start from adapted
+features: ``conv3x3_at_cells`` against the convolution of the whole map (*dense*).
+
+The results of all ways are compared first. *Pays from* is the share of cells from which on the way
+for the whole map is the faster one, interpolated between the measured shares. Cells are random, so
+neighbours share less of the cache than the cells of objects. All ways of a line take turns;
+backward goes to features and weights.
 """
 
 import argparse
@@ -31,130 +33,165 @@ from measure import (
     take_turns,
     write_json,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
+from ga_detectron2.modeling.sparse_conv import NeighboringCells, conv3x3_at_cells
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The pyramid of an image of 800x1333, padded to a multiple of 32, from stride 4 on.
 LEVELS = ("200x336", "100x168", "50x84", "25x42", "13x21")
 MODES = ("forward", "forward+backward")
+PARTS = ("adaption", "conv3x3 to 80", "conv3x3 to 4")
+CHANNELS, GROUPS = 256, 4
+
+# An input and what is computed from it.
+Way = tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
-def deform_conv(adaption: FeatureAdaption, features: Tensor, deltas: Tensor) -> Tensor:
-    """All cells by torchvision's operator: (N, C, H, W) and (N, 2, H, W) to (N, C, H, W)."""
-    with torch.autocast(features.device.type, enabled=False):
-        offsets = adaption.offset(deltas.detach().float())
-        features = features.to(adaption.conv.weight.dtype)
-        return torchvision.ops.deform_conv2d(
-            features, offsets, adaption.conv.weight, padding=1
-        ).relu()
+def draw_cells(share: float, count: int, device: str) -> Tensor:
+    """(count,) bool with this share of random cells, at least one."""
+    chosen = torch.zeros(count, dtype=torch.bool, device=device)
+    chosen[torch.randperm(count, device=device)[: max(1, round(share * count))]] = True
+    return chosen
 
 
-def make_ways(
-    size: tuple[int, int], dtype: torch.dtype, shares: Sequence[float], args: argparse.Namespace
-) -> dict[str | float, Callable[[Tensor], Tensor]]:
-    """From features (N, C, H, W) to adapted rows (k, C), by share or by name of a dense way."""
+def adaption_ways(
+    size: tuple[int, int], dtype: torch.dtype, shares: Sequence[float], device: str
+) -> dict[str, Way]:
+    """Ways to adapt one map, by share ("0.05") or name; results (k, C)."""
     torch.manual_seed(0)
-    device = args.device
-    adaption = FeatureAdaption(args.channels, args.channels, args.groups).to(device)
-    deltas = 0.3 * torch.randn(args.batch, 2, *size, device=device)
-    delta_rows = deltas.flatten(2).transpose(1, 2).contiguous()  # (N, H * W, 2)
-    count = args.batch * size[0] * size[1]
-    order = torch.randperm(count, device=device)
+    count = size[0] * size[1]
+    adaption = FeatureAdaption(CHANNELS, CHANNELS, GROUPS).to(device)
+    features = torch.randn(1, CHANNELS, *size, device=device)
+    features = features.to(dtype, memory_format=torch.channels_last)
+    deltas = 0.3 * torch.randn(1, count, 2, device=device)
+    delta_map = deltas.transpose(1, 2).unflatten(2, size)
 
     def at_share(share: float) -> Callable[[Tensor], Tensor]:
-        cells = order[: max(1, round(share * count))].sort().values
-        cell_deltas = delta_rows.flatten(0, 1)[cells]
-        return lambda features: adaption.at_cells(to_rows(features), cells, cell_deltas)
+        cells = draw_cells(share, count, device).nonzero().squeeze(1)
+        return lambda x: adaption.at_cells(to_rows(x), cells, deltas[0, cells])
 
-    ways: dict[str | float, Callable[[Tensor], Tensor]] = {s: at_share(s) for s in shares}
-    ways["dense"] = lambda features: adaption(to_rows(features), delta_rows).rows.flatten(0, 1)
-    ways["deform_conv2d"] = lambda features: to_rows(
-        deform_conv(adaption, features, deltas)
-    ).rows.flatten(0, 1)
-    context: Callable[[], Any] = contextlib.nullcontext
-    if dtype != torch.float32:
-        kind = torch.device(device).type
+    def deform_conv2d(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            offsets = adaption.offset(delta_map)
+            weight = adaption.conv.weight
+            adapted = torchvision.ops.deform_conv2d(x.to(weight.dtype), offsets, weight, padding=1)
+        return to_rows(adapted.relu()).rows.flatten(0, 1)
 
-        def context() -> torch.autocast:
-            return torch.autocast(kind, dtype)
-
-    def in_context(way: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        def run(features: Tensor) -> Tensor:
-            with context():
-                return way(features)
-
-        return run
-
-    return {name: in_context(way) for name, way in ways.items()}
+    ways = {f"{share:g}": at_share(share) for share in shares}
+    ways["dense"] = lambda x: adaption(to_rows(x), deltas).rows.flatten(0, 1)
+    ways["deform_conv2d"] = deform_conv2d
+    return {name: (features, in_autocast(way, dtype)) for name, way in ways.items()}
 
 
-def make_step(way: Callable[[Tensor], Tensor], features: Tensor, mode: str) -> Step:
+def conv3x3_ways(
+    size: tuple[int, int], outputs: int, shares: Sequence[float], device: str
+) -> dict[str, Way]:
+    """Ways to a 3x3 convolution of one map, by share or name; results (k, outputs)."""
+    torch.manual_seed(0)
+    count = size[0] * size[1]
+    conv = nn.Conv2d(CHANNELS, outputs, 3, padding=1).to(device, memory_format=torch.channels_last)
+    everything = torch.randn(count, CHANNELS, device=device)
+
+    def at_share(share: float) -> Way:
+        cells = NeighboringCells.of(draw_cells(share, count, device)[None], size)
+        rows = everything[cells.known]
+        return rows, lambda x: conv3x3_at_cells(x, cells.neighbors, conv, 2048)
+
+    def dense(x: Tensor) -> Tensor:
+        return to_rows(conv(x.unflatten(0, (1, *size)).permute(0, 3, 1, 2))).rows.flatten(0, 1)
+
+    return {**{f"{share:g}": at_share(share) for share in shares}, "dense": (everything, dense)}
+
+
+def in_autocast(way: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    if dtype == torch.float32:
+        return way
+
+    def run(features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, dtype):
+            return way(features)
+
+    return run
+
+
+def make_step(way: Way, mode: str) -> Step:
+    features, function = way
     if mode == "forward":
-
-        def forward() -> None:
-            with torch.no_grad():
-                way(features)
-
-        return forward
-
+        return torch.no_grad()(lambda: function(features))
     features = features.detach().requires_grad_()
-    output_grad: list[Tensor] = []  # Made once, of the shape and type of the first result.
+    gradient: list[Tensor] = []  # made once, of the shape and type of the first result
 
     def forward_and_backward() -> None:
         features.grad = None
-        output = way(features)
-        if not output_grad:
-            output_grad.append(torch.ones_like(output))
-        output.backward(output_grad[0])
+        output = function(features)
+        if not gradient:
+            gradient.append(torch.ones_like(output))
+        output.backward(gradient[0])
 
     return forward_and_backward
 
 
 def crossover(shares: Sequence[float], sparse: Sequence[float], dense: float) -> float | None:
-    """The least share from which on the sparse way takes longer than the dense one; None: never."""
+    """The least share at which the sparse way takes as long as the dense one; None: at none."""
     if sparse[0] > dense:
         return 0.0
     points = list(zip(shares, sparse, strict=True))
     for (s0, t0), (s1, t1) in itertools.pairwise(points):
         if t1 > dense:
-            # Straight between the two on a logarithmic scale, where both are nearly so.
+            # On logarithmic scales the curve is nearly straight between the two.
             along = (math.log(dense) - math.log(t0)) / (math.log(t1) - math.log(t0))
             return math.exp(math.log(s0) + along * (math.log(s1) - math.log(s0)))
     return None
 
 
-def measure_level(
-    size: tuple[int, int], dtype_name: str, mode: str, args: argparse.Namespace
-) -> dict[str, Any]:
-    dtype = getattr(torch, dtype_name)
-    ways = make_ways(size, dtype, args.shares, args)
-    features = torch.randn(args.batch, args.channels, *size, device=args.device).to(
-        dtype, memory_format=torch.channels_last
-    )
+def largest_difference(ways: dict[str, Way]) -> float:
+    """Of all ways that cover every cell, as a share of the largest value."""
     with torch.no_grad():
-        expected = ways["deform_conv2d"](features).float()
-        scale = expected.abs().max()
-        difference = {
-            name: float((ways[name](features).float() - expected).abs().max() / scale)
-            for name in ("dense", *([1.0] if 1.0 in ways else []))
-        }
-    times = take_turns(
-        [make_step(way, features, mode) for way in ways.values()],
-        args.repeats,
-        args.device,
-        limit=args.seconds,
-    )
+        results = [function(x).float() for name, (x, function) in ways.items()
+                   if name in ("1", "dense", "deform_conv2d")]  # fmt: skip
+    return max(float((x - results[-1]).abs().max() / results[-1].abs().max()) for x in results)
+
+
+@contextlib.contextmanager
+def no_tf32():
+    """Exact float32 products and convolutions on a GPU, while results are compared."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def measure_level(
+    part: str, size: tuple[int, int], dtype_name: str, mode: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    if part == "adaption":
+        ways = adaption_ways(size, getattr(torch, dtype_name), args.shares, args.device)
+    else:
+        ways = conv3x3_ways(size, int(part.split()[-1]), args.shares, args.device)
+    with no_tf32():
+        difference = largest_difference(ways)
+    steps = [make_step(way, mode) for way in ways.values()]
+    times = take_turns(steps, args.repeats, args.device, limit=args.seconds)
+    seconds = dict(zip(ways, times, strict=True))
+    medians = {name: statistics.median(x) for name, x in seconds.items()}
+    sparse = [medians[f"{share:g}"] for share in args.shares]
     return {
+        "part": part,
         "size": size,
         "dtype": dtype_name,
         "mode": mode,
-        "shares": list(args.shares),
-        "sparse_s": times[: len(args.shares)],
-        "dense_s": times[-2],
-        "deform_conv2d_s": times[-1],
-        "largest_difference": max(difference.values()),
+        "milliseconds": {name: 1000 * t for name, t in medians.items()},
+        "pays_from": {
+            name: crossover(args.shares, sparse, medians[name])
+            for name in ("dense", "deform_conv2d")
+            if name in medians
+        },
+        "largest_difference": difference,
+        "repeats": len(times[0]),
     }
 
 
@@ -164,18 +201,18 @@ def share_text(share: float | None) -> str:
     return "always" if share == 0 else f"{100 * share:.3g} %"
 
 
-def add_row(table: Table, result: dict[str, Any]) -> None:
-    sparse = [statistics.median(x) for x in result["sparse_s"]]
-    dense = statistics.median(result["dense_s"])
-    deform = statistics.median(result["deform_conv2d_s"])
+def add_row(table: Table, line: dict[str, Any]) -> None:
+    milliseconds, pays_from = line["milliseconds"], line["pays_from"]
     table.add(
-        "x".join(map(str, result["size"])),
-        result["dtype"],
-        result["mode"],
-        *(number(1000 * t) for t in (*sparse, dense, deform)),
-        share_text(crossover(result["shares"], sparse, dense)),
-        share_text(crossover(result["shares"], sparse, deform)),
-        f"{result['largest_difference']:.0e}",
+        line["part"],
+        "x".join(map(str, line["size"])),
+        line["dtype"],
+        line["mode"],
+        *(number(t) for t in milliseconds.values()),
+        *([""] if "deform_conv2d" not in milliseconds else []),
+        share_text(pays_from["dense"]),
+        share_text(pays_from["deform_conv2d"]) if "deform_conv2d" in pays_from else "",
+        f"{line['largest_difference']:.0e}",
     )
 
 
@@ -187,41 +224,30 @@ def size_of(text: str) -> tuple[int, int]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--levels", type=size_of, nargs="+", default=[size_of(x) for x in LEVELS])
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of cells, rising")
     parser.add_argument(
-        "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16", "float16")
-    )
+        "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16", "float16"),
+        help="of feature adaption, under autocast; the convolutions are measured in float32",
+    )  # fmt: skip
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
-    parser.add_argument("--channels", type=int, default=256)
-    parser.add_argument("--groups", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=1)
     args = parser.parse_args(argv)
     args.shares = sorted(args.shares)
     torch.set_num_threads(args.threads)
 
     machine = describe(args.device, args.threads)
-    note = f"{args.batch} x {args.channels} channels, {args.groups} groups, medians, milliseconds"
-    print(headline(machine, note) + "\n")
-    table = Table(
-        "cells",
-        "type",
-        "",
-        *(f"{100 * s:g} %" for s in args.shares),
-        "dense",
-        "deform_conv2d",
-        "dense pays from",
-        "deform_conv2d pays from",
-        "largest difference",
-        text_columns=3,
-    )
+    print(headline(machine, f"1 x {CHANNELS} channels, medians, milliseconds") + "\n")
+    shares = (f"{100 * s:g} %" for s in args.shares)
+    ends = ("dense", "deform_conv2d", "dense pays from", "deform_conv2d pays from", "difference")
+    table = Table("", "cells", "type", "", *shares, *ends, text_columns=4)
     results = []
-    for dtype_name in args.dtypes:
-        for mode in args.modes:
-            for size in args.levels:
-                results.append(measure_level(size, dtype_name, mode, args))
-                add_row(table, results[-1])
-                write_json(args.output, machine, results)
+    for part in args.parts:
+        dtypes = args.dtypes if part == "adaption" else ["float32"]
+        for dtype, mode, size in itertools.product(dtypes, args.modes, args.levels):
+            results.append(measure_level(part, size, dtype, mode, args))
+            add_row(table, results[-1])
+            write_json(args.output, machine, results)
 
 
 if __name__ == "__main__":

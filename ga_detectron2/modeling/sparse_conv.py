@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from .chunks import cells_per_chunk
 
 # The share of a map's cells from which on all of them together are cheaper: on a CPU 0.3 to 0.6 in
-# inference, 0.13 on the way back from four output channels (benchmarks/sparse_conv.py), where a
+# inference, 0.13 on the way back from four output channels (benchmarks/adaption.py), where a
 # training has a few percent.
 DENSE_FROM = 0.35
 

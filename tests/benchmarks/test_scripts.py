@@ -1,13 +1,10 @@
 """Every benchmark in tiny form, and what can be known of its numbers."""
 
 import json
-import math
 import os
 import sys
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -166,191 +163,27 @@ def test_memory_of_heads(benchmark_module, tmp_path: Path, capsys: pytest.Captur
     assert inference["memory_mib"] is None
 
 
-def test_growth_measures_and_plots(benchmark_module, tmp_path: Path, capsys) -> None:
-    growth = benchmark_module("growth")
-    where = ["--output", str(tmp_path / "out"), "--images", str(tmp_path / "images")]
-    with pytest.raises(SystemExit):
-        growth.main([*TINY, "--series", "share", "--plot-only", *where])
-    assert "no numbers of the series share: measure it first" in capsys.readouterr().err
-    growth.main([*TINY, "--tiny", "--series", "share", *where])
-    points = results_of(tmp_path / "out" / "growth.json")
-    assert [(p["kind"], p["share"]) for p in points] == [
-        (kind, share) for share in (0.1, 1) for kind in ("rpn", "retinanet")
-    ]
-    assert not any(p["proposals"] for p in points)
-    picture = tmp_path / "images" / "growth_share.png"
-    size = picture.stat().st_size
-    assert size > 10_000
-    picture.unlink()
-    growth.main([*TINY, "--series", "share", "--plot-only", *where])
-    assert picture.stat().st_size == size
-
-
-def test_growth_with_proposals_is_a_curve_of_its_own(
-    benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    growth = benchmark_module("growth")
-    figures = []
-    monkeypatch.setattr(growth, "figure_image", figures.append)
-    monkeypatch.setattr(growth, "save_image", lambda *_: None)
-    asked = []
-
-    def time_line(kind: str, mode: str, case: Namespace) -> list[list[float]]:
-        asked.append((kind, mode, case.proposals))
-        ours = 3.0 + case.boxes if case.proposals else 2.0 + case.boxes
-        return [[1.0 + case.boxes], [ours]]
-
-    monkeypatch.setattr(growth, "time_line", time_line)
-    growth.main([*TINY, "--tiny", "--series", "size", "boxes", "--output", str(tmp_path)])
-    assert asked[:5] == [tuple(line[1:]) for line in benchmark_module("heads").LINES]
-    rpn, retinanet = figures[1].axes
-    assert [x.get_text() for x in rpn.get_legend().get_texts()] == [
-        "RPN",
-        "GA-RPN",
-        "GA-RPN, with proposals",
-    ]
-    curves = {c.get_label(): c.lines[0] for c in rpn.containers}
-    assert list(curves["GA-RPN, with proposals"].get_ydata()) == [4, 7]
-    assert list(curves["GA-RPN"].get_ydata()) == [3, 6]
-    assert len({str(line.get_color()) for line in curves.values()}) == 3
-    assert len(retinanet.containers) == 2
-
-
-def test_plots_say_how_often_they_were_measured(benchmark_module) -> None:
-    growth = benchmark_module("growth")
-    machine = {"device": "a CPU", "threads": 2, "torch": "2.3.1"}
-
-    def note(*counts: int) -> str:
-        points = [{**growth.BASE, "detectron2_s": [1.0] * n, "ours_s": [1.0] * n} for n in counts]
-        return growth.note_of("boxes", machine, points).splitlines()[-1]
-
-    assert note(3, 1, 2) == "medians of 1 to 3 repeats, bars from least to most"
-    assert note(3, 3) == "medians of 3 repeats, bars from least to most"
-    assert note(1, 1) == "one repeat"
-
-
-def test_operations_of_plain_heads_are_those_of_their_convolutions(
-    benchmark_module, tmp_path: Path
-) -> None:
-    path = tmp_path / "operations.json"
-    size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1", "--output", str(path)]
-    benchmark_module("operations").main([*size, "--lines", "0", "3"])
-    rpn, retinanet = results_of(path)
-    cells = [sum(math.ceil(64 / s) * math.ceil(96 / s) for s in strides)
-             for strides in ((4, 8, 16, 32, 64), (8, 16, 32, 64, 128))]  # fmt: skip
-    conv = 2 * 9 * 32 * 32
-    assert rpn["detectron2"] == cells[0] * (conv + 2 * 32 * 3 * (1 + 4))
-    towers = 2 * 4 * conv
-    assert retinanet["detectron2"] == cells[1] * (towers + 2 * 9 * 32 * 9 * (80 + 4))
-    # One anchor a cell in 1x1 convolutions on all cells, and adaption with its nine taps on a few.
-    kept = 0.1 * cells[0]
-    adapted = kept * (2 * 2 * 72 + 9 * 32 * 8 + conv + 2 * 32 * 5)
-    expected = cells[0] * (conv + 2 * 32 * 3) + adapted
-    assert rpn["ours"] == pytest.approx(expected, rel=0.02)
-
-
-def test_deformable_convolution_is_counted(benchmark_module) -> None:
-    operations = benchmark_module("operations")
-    import torchvision
-
-    x, offset, weight = torch.ones(1, 8, 5, 6), torch.zeros(1, 36, 5, 6), torch.ones(4, 8, 3, 3)
-    found = operations.count(lambda: torchvision.ops.deform_conv2d(x, offset, weight, padding=1))
-    assert found == 30 * 9 * 8 * (2 * 4 + 8)
-
-
-# ----------------------------------------------------------------------------------- shares of time
-
-
-def test_a_product_takes_the_time_of_a_step_of_one_product(benchmark_module) -> None:
-    module, x = benchmark_module("time_shares"), torch.ones(800, 800)
-    grouped, rest = module.shares(module.operator_times(lambda: x @ x, 3, "cpu"))
-    assert sum(grouped.values()) + sum(rest.values()) == pytest.approx(1)
-    assert grouped["matrix products"] > 0.9
-    assert grouped["convolutions"] == grouped["gathering taps"] == 0
-
-
-@pytest.mark.parametrize("attribute", ["self_device_time_total", "self_cuda_time_total"])
-def test_kernels_of_a_gpu_count_once_by_their_operators(benchmark_module, attribute: str) -> None:
-    module = benchmark_module("time_shares")
-
-    def event(key: str, kind: str, own: float) -> SimpleNamespace:
-        device_type = getattr(torch.autograd.DeviceType, kind)
-        return SimpleNamespace(
-            key=key, device_type=device_type, self_cpu_time_total=7.0, **{attribute: own}
-        )
-
-    events = [
-        event("aten::addmm", "CPU", 30.0),
-        event("aten::convolution_backward", "CPU", 60.0),
-        event("cudaLaunchKernel", "CPU", 0.0),
-        event("aten::sort", "CPU", 10.0),
-        event("ampere_sgemm_128x64_nn", "CUDA", 30.0),
-        event("cudnn::dgrad_engine", "CUDA", 60.0),
-        event("radixSortKernel", "CUDA", 10.0),
-    ]
-    grouped, rest = module.shares(module.sum_times(events, "cuda"))
-    assert grouped == {"convolutions": 0.6, "gathering taps": 0, "matrix products": 0.3}
-    assert {k: v for k, v in rest.items() if v} == {"aten::sort": 0.1}
-    assert set(module.sum_times(events, "cpu").values()) == {7.0}
-
-
-def test_no_further_call_is_profiled_after_the_limit(benchmark_module) -> None:
-    calls: list[int] = []
-    times = benchmark_module("time_shares").operator_times
-    times(lambda: calls.append(1), 5, "cpu", limit=0)
-    assert len(calls) == 2  # One of them is not counted.
-    times(lambda: calls.append(1), 5, "cpu")
-    assert len(calls) == 2 + 6
-
-
-def test_shares_of_time(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path, module = tmp_path / "shares.json", benchmark_module("time_shares")
-    size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1", "--output", str(path)]
-    module.main([*TINY, *size, "--lines", "2", "3"])
-    for line in results_of(path):
-        grouped, _rest = module.shares(Counter(line["microseconds"]))
-        assert all(share > 0 for share in grouped.values()), grouped
-    assert capsys.readouterr().out.count("| GA-") == 2
-
-
-# ------------------------------------------------------------------------------ sparse convolution
-
-
-def test_sparse_convolution(benchmark_module, tmp_path: Path) -> None:
-    path = tmp_path / "sparse.json"
-    module = benchmark_module("sparse_conv")
-    before = module.sparse_conv.DENSE_FROM
-    options = ["--levels", "6x8", "--shares", "1", "0.1", "--channels", "8", "--outputs", "4"]
-    module.main([*TINY, *options, "--output", str(path)])
-    assert before == module.sparse_conv.DENSE_FROM
-    forward, both = results_of(path)
-    assert (forward["mode"], both["mode"]) == module.MODES
-    for result in (forward, both):
-        assert result["shares"] == [0.1, 1.0]
-        assert all(len(x) == 1 and x[0] > 0 for x in result["sparse_s"] + result["dense_s"])
-
-
 # --------------------------------------------------------------------------------- feature adaption
 
 
-def test_adaption(benchmark_module, tmp_path: Path) -> None:
-    path = tmp_path / "adaption.json"
-    benchmark_module("adaption").main(
-        [*TINY, "--levels", "6x9", "--shares", "1", "0.1", "--channels", "16",
-         "--dtypes", "float32", "bfloat16", "--output", str(path)]
-    )  # fmt: skip
+def test_adaption(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adaption, path = benchmark_module("adaption"), tmp_path / "adaption.json"
+    monkeypatch.setattr(adaption, "CHANNELS", 16)
+    sizes = ["--levels", "6x9", "--shares", "1", "0.1", "--dtypes", "float32", "bfloat16"]
+    adaption.main([*TINY, *sizes, "--output", str(path)])
     lines = results_of(path)
-    assert [(x["dtype"], x["mode"]) for x in lines] == [
-        (dtype, mode)
-        for dtype in ("float32", "bfloat16")
-        for mode in ("forward", "forward+backward")
+    assert [(x["part"], x["dtype"]) for x in lines[::2]] == [
+        ("adaption", "float32"),
+        ("adaption", "bfloat16"),
+        ("conv3x3 to 80", "float32"),
+        ("conv3x3 to 4", "float32"),
     ]
     for line in lines:
-        assert line["shares"] == [0.1, 1]
-        assert len(line["sparse_s"]) == 2
-        # All cells by every way, against torchvision's operator.
-        limit = 1e-5 if line["dtype"] == "float32" else 2e-2
-        assert line["largest_difference"] < limit
+        names = ["0.1", "1", "dense"]
+        names += ["deform_conv2d"] if line["part"] == "adaption" else []
+        assert list(line["milliseconds"]) == names
+        # All cells by every way, against torchvision's operators.
+        assert line["largest_difference"] < (1e-5 if line["dtype"] == "float32" else 2e-2)
 
 
 def test_crossover_of_a_known_line(benchmark_module) -> None:
@@ -462,48 +295,6 @@ def test_a_missing_environment_of_mmdetection_is_told_at_once(
         assert stop.value.code == 2
         assert told in errors.splitlines()[-1]
         assert not output
-
-
-# ---------------------------------------------------------------------------------- torch.compile
-
-
-def test_compile_tells_times_graphs_and_failures(
-    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script, path = benchmark_module("compile"), tmp_path / "compile.json"
-    # In this process: a new one would take longer than all the rest.
-    monkeypatch.setattr(
-        script, "in_own_process", lambda function, *args, threads, limit: function(*args)
-    )
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back after the test")
-    case = [*TINY, "--subjects", "rpn_head", "--modes", "training", "--output", str(path)]
-    case += ["--sizes", "64x64", "64x96", "128x96"]
-    script.main([*case, "--backend", "eager", "--opts", *NARROW])
-    assert "| rpn_head | training | 64x64 | " in capsys.readouterr().out
-    (line,) = results_of(path)
-    assert line["graphs"] >= 1
-    assert len(line["new_graphs"]) == len(line["new_size_s"]) == 2
-    assert min(line["eager_s"] + line["compiled_s"]) > 0
-
-    def broken(_graph: object, _inputs: object) -> None:
-        raise OSError("no C++ compiler")
-
-    torch._dynamo.register_backend(broken, name="broken_for_test")
-    script.main([*case, "--backend", "broken_for_test", "--opts", *NARROW])
-    assert "no C++ compiler" in capsys.readouterr().out
-    assert "no C++ compiler" in results_of(path)[0]["error"]
-
-    def slow(*_args: object, **_more: object) -> None:
-        raise TimeoutError("more than a second")
-
-    monkeypatch.setattr(script, "in_own_process", slow)
-    script.main([*TINY, "--subjects", "backbone"])
-    rows = capsys.readouterr().out.splitlines()[-2:]
-    assert [row.split(" | ")[:4] for row in rows] == [
-        ["| backbone", "inference", "480x800", "more than a second"],
-        ["| backbone, its residual network alone compiled", "training", "480x800",
-         "more than a second"],
-    ]  # fmt: skip
 
 
 @pytest.mark.slow

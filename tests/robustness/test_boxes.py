@@ -1,12 +1,10 @@
 """Odd boxes and image sizes in models: finite losses, gradients and results, or an error.
 
-Models have the backbone of ``benchmarks/numerical_soak.py``.
+Models have the backbone of ``soak.py``.
 """
 
 import math
-import runpy
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,16 +19,13 @@ from ga_detectron2.modeling import losses
 from ga_detectron2.modeling.anchors import make_cell_grid
 from ga_detectron2.modeling.matching import MatchRule, match_anchors
 from ga_detectron2.modeling.targets import GroundTruth, pad_ground_truth
+from tests.robustness import soak as soak_module
 from tests.robustness.examples import EXAMPLES
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
 def soak() -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        return runpy.run_path(str(BENCHMARKS / "numerical_soak.py"))
+    return vars(soak_module)
 
 
 @pytest.mark.parametrize("family", ["rpn", "retinanet"])

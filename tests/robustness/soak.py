@@ -1,22 +1,13 @@
-#!/usr/bin/env python
-"""Training steps on whatever numbers can come: are all losses and gradients finite?
+"""Training steps on extreme boxes, sizes and outputs, whose losses and gradients must be finite.
 
-    python benchmarks/numerical_soak.py --family rpn --steps 5000
-    python benchmarks/numerical_soak.py --family retinanet --first 1234 --steps 1   # replay one
-
-A step draws everything from its number alone, so that a step that fails can be played again: image
-sizes, 0 to 500 boxes an image (also without area, turned around, outside, huge, tiny, NaN), values
-of the head's layers at which its outputs reach ±1e4, kinds of losses, float32 or bfloat16 autocast.
-Models are whole detectors whose backbone is pooling and one layer, with 8 to 16 channels.
+A step draws everything from its number: image sizes, 0 to 500 boxes an image (some without area,
+inverted, outside, huge, tiny, NaN), layer values at which the head's outputs reach ±1e4, kinds of
+losses, float32 or bfloat16 autocast. Models are whole detectors with 8 to 16 channels.
 """
 
-import argparse
 import functools
-import json
 import math
 import random
-import sys
-import time
 from collections import Counter
 from typing import Any
 
@@ -24,11 +15,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import TransformList
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
-from pooled_backbone import PooledImage
 from torch import nn
+from torch.nn import functional as F
 
 from ga_detectron2.model_zoo import get_config
 
@@ -40,6 +32,33 @@ LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 EXTREME = 1e4
 # What a box can be; "box" comes as often as all others together.
 KINDS = ("flat", "point", "turned", "outside", "covering", "huge", "tiny", "nan", "inf", "twin")
+
+
+@BACKBONE_REGISTRY.register()
+class PooledImage(Backbone):
+    """Five levels, each the pooled image through one 1x1 convolution: as cheap as can be."""
+
+    def __init__(self, cfg: CfgNode, _input_shape: ShapeSpec):
+        super().__init__()
+        self.channels = cfg.MODEL.FPN.OUT_CHANNELS
+        first = 3 if cfg.MODEL.META_ARCHITECTURE == "GARetinaNet" else 2
+        self.strides = {f"p{i}": 2**i for i in range(first, first + 5)}
+        self.layer = nn.Conv2d(3, self.channels, 1)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded to multiples of this."""
+        return 32
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and strides by the names of the levels."""
+        return {k: ShapeSpec(channels=self.channels, stride=s) for k, s in self.strides.items()}
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Levels by name for images (N, 3, H, W)."""
+        return {
+            k: self.layer(F.avg_pool2d(images, s, ceil_mode=True)) for k, s in self.strides.items()
+        }
 
 
 @functools.cache
@@ -200,59 +219,3 @@ def run_step(family: str, number: int, drawn: Counter) -> list[str]:
                 if not boxes.isfinite().all():
                     bad.append("a result's box is not finite")
     return bad
-
-
-def soak(family: str, first: int, steps: int, log_every: int = 500) -> dict[str, Any]:
-    """Run the steps from number ``first`` on; all of them, whatever fails."""
-    drawn: Counter = Counter()
-    failed: dict[int, str] = {}
-    start = time.perf_counter()
-    for number in range(first, first + steps):
-        try:
-            bad = run_step(family, number, drawn)
-        except Exception as error:
-            bad = [f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"]
-        if bad:
-            failed[number] = "; ".join(bad)
-            print(f"{family} step {number}: {failed[number]}", flush=True)
-        if (number - first + 1) % log_every == 0:
-            print(
-                f"{family}: {number - first + 1} of {steps} steps, {len(failed)} failed, "
-                f"{time.perf_counter() - start:.0f} s",
-                flush=True,
-            )
-    return {
-        "family": family,
-        "first": first,
-        "steps": steps,
-        "failed": failed,
-        "seconds": round(time.perf_counter() - start),
-        "drawn": dict(sorted(drawn.items())),
-    }
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--family", choices=tuple(CONFIGS), nargs="+", default=["rpn", "retinanet"])
-    parser.add_argument("--first", type=int, default=0, help="number of the first step (default 0)")
-    parser.add_argument("--steps", type=int, default=5000, help="of each family (default: 5000)")
-    parser.add_argument("--json", help="write what was drawn and what failed to this file")
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    results = [soak(family, args.first, args.steps) for family in args.family]
-    for result in results:
-        print(json.dumps(result, indent=1))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-    if any(result["failed"] for result in results):
-        sys.exit("numerical_soak.py: some steps failed; --first NUMBER --steps 1 replays one")
-
-
-if __name__ == "__main__":
-    main()
