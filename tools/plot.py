@@ -36,6 +36,7 @@ from ga_detectron2.engine.command_line import (
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.errors import ConfigError
+from ga_detectron2.modeling import GuidedAnchoring
 from ga_detectron2.visualization import (
     BoxShapes,
     RecallCurve,
@@ -200,13 +201,13 @@ def plot_shapes(args: argparse.Namespace) -> None:
     predictor = load_predictor(args, args.config_file, args.weights)
     if "guided" not in predictor.available:
         raise ConfigError(f"the model of {args.config_file} makes no guided anchors")
-    base_scale = predictor.cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE
+    settings = next(m for m in predictor.model.modules() if isinstance(m, GuidedAnchoring))
     parts = []
     for _, image, truth in test_images(predictor, args.num_images):
         prediction = predictor(image)
         if prediction.guided is not None and len(truth):
             boxes = to_input(truth.gt_boxes.tensor, image, prediction)
-            parts.append(measure_shapes(prediction.guided, boxes, base_scale))
+            parts.append(measure_shapes(prediction.guided, boxes, settings))
     if not parts:
         raise ValueError(f"the first {args.num_images} images hold no objects")
     title = f"Shapes of guided anchors on {', '.join(predictor.cfg.DATASETS.TEST)}"

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ga_detectron2.modeling.anchors import (
     CellGrid,
-    approximate_anchor_offsets,
     cells_inside_images,
     make_squares,
 )
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
-from ga_detectron2.modeling.targets import box_levels, location_targets, pad_ground_truth
+from ga_detectron2.modeling.targets import pad_ground_truth
 
 __all__ = ["AnchorTally", "shares"]
 
@@ -67,14 +66,7 @@ class AnchorTally:
     def _add_cells(
         self, guided: GuidedAnchors, inside: Tensor, kept: Tensor, instances: Sequence[Instances]
     ) -> None:
-        settings = self._settings
-        targets, weights = location_targets(
-            guided.grid,
-            pad_ground_truth(instances),
-            settings.base_scale,
-            settings.center_ratio,
-            settings.ignore_ratio,
-        )
+        targets, weights = self._settings.location_targets(guided.grid, pad_ground_truth(instances))
         center = inside & (targets > 0)
         outside = inside & (targets == 0) & (weights > 0)
         probability = guided.loc_logits.sigmoid()
@@ -102,10 +94,10 @@ class AnchorTally:
         if not len(boxes):
             return
         settings = self._settings
-        own_level = box_levels(boxes, len(grid.sizes), grid.strides[0], settings.base_scale).long()
+        own_level = settings.box_levels(boxes)
         found = {
             "objects": torch.ones_like(boxes[:, 0]),
-            "centers_kept": kept[_center_cells(grid, boxes, own_level, image_size)],
+            "centers_kept": kept[settings.nearest_cells(grid, boxes, image_size)],
             "iou_square": _best_iou(boxes, make_squares(grid, settings.base_scale)[inside]),
             "iou_approximate": self._best_approximate_iou(grid, inside, boxes),
             "iou_guided": _best_iou(boxes, anchors[inside]),
@@ -116,19 +108,10 @@ class AnchorTally:
             column.index_add_(0, own_level.cpu(), values.double().cpu())
 
     def _best_approximate_iou(self, grid: CellGrid, inside: Tensor, boxes: Tensor) -> Tensor:
-        offsets = approximate_anchor_offsets(
-            grid.strides,
-            self._settings.base_scale,
-            self._settings.scales_per_octave,
-            self._settings.aspect_ratios,
-            boxes.device,
-        )
-        counts = torch.tensor(grid.cells_per_level, device=boxes.device)
-        offsets = offsets.repeat_interleave(counts, dim=0)[inside]  # (cells inside, A, 4)
-        centers = grid.centers[inside].repeat(1, 2)
+        anchors = self._settings.approximate_anchors(grid, inside.nonzero()[:, 0])
         best = torch.zeros_like(boxes[:, 0])
-        for a in range(offsets.shape[1]):
-            best = torch.max(best, _best_iou(boxes, centers + offsets[:, a]))
+        for a in range(anchors.shape[1]):
+            best = torch.max(best, _best_iou(boxes, anchors[:, a]))
         return best
 
 
@@ -140,18 +123,6 @@ def shares(sums: Tensor) -> dict[str, Any]:
         for name, (whole, part) in _SHARES.items()
     }
     return {"cells": int(total["cells"]), "objects": int(total["objects"]), **values}
-
-
-def _center_cells(
-    grid: CellGrid, boxes: Tensor, own_level: Tensor, image_size: Sequence[int]
-) -> Tensor:
-    """(M,) int64 into R: the cell within the image that is nearest to the centre of each box."""
-    _, width, first, stride = grid.levels[own_level].unbind(dim=1)
-    last = torch.tensor(image_size[::-1], device=boxes.device) - 1  # pixels, x and y
-    last = last // stride[:, None]
-    cell = ((boxes[:, :2] + boxes[:, 2:]) / 2 / stride[:, None]).round().long()
-    x, y = torch.minimum(cell.clamp(min=0), last).unbind(dim=1)
-    return first + y * width + x
 
 
 def _best_iou(boxes: Tensor, anchors: Tensor) -> Tensor:

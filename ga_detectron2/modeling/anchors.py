@@ -103,6 +103,23 @@ def cells_inside_images(grid: CellGrid, image_sizes: Sequence[tuple[int, int]]) 
     return (grid.centers < limits.flip(1)[:, None, :]).all(dim=2)
 
 
+def nearest_cells(boxes: Tensor, stride: Tensor, limits: Tensor) -> Tensor:
+    """Cells nearest to the centres of boxes.
+
+    Args:
+        boxes: (..., 4) in pixels.
+        stride: (...) of the level in which the cell is looked up, in pixels.
+        limits: (..., 2), width and height of the image or map, in pixels. Cells start within.
+
+    Returns:
+        (..., 2) int64, column and row.
+    """
+    stride = stride[..., None]
+    last = (limits / stride).ceil() - 1
+    cell = ((boxes[..., :2] + boxes[..., 2:]) / 2 / stride).round()
+    return torch.minimum(cell.clamp(min=0), last).long()
+
+
 def make_squares(grid: CellGrid, base_scale: float) -> Tensor:
     """The square of each cell: side ``base_scale`` times the stride.
 

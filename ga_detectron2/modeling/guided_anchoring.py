@@ -9,10 +9,17 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from .anchors import CellGrid, cells_inside_images, make_cell_grid, make_guided_anchors
+from .anchors import (
+    CellGrid,
+    approximate_anchor_offsets,
+    cells_inside_images,
+    make_cell_grid,
+    make_guided_anchors,
+    nearest_cells,
+)
 from .losses import LOCATION_NORMALIZER, bounded_iou_loss, location_loss, mean_over_workers
-from .matching import MatchRule, match_approximate_anchors
-from .targets import GroundTruth, location_targets, sample_cells
+from .matching import Matches, MatchRule, match_approximate_anchors
+from .targets import GroundTruth, LocationTargets, box_levels, location_targets, sample_cells
 
 
 class GuidedAnchors(NamedTuple):
@@ -119,11 +126,82 @@ class GuidedAnchoring(nn.Module):
             loc_logits: (N, R).
             shape_deltas: (N, R, 2).
         """
-        grid = make_cell_grid(tuple(sizes), self.strides, loc_logits.device)
+        grid = self.cell_grid(sizes, loc_logits.device)
         anchors = make_guided_anchors(
             grid.centers, grid.stride, shape_deltas.detach(), self.base_scale, self.shape_weights
         )
         return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
+
+    # ------------------------------------------------------------------------------------ geometry
+
+    def cell_grid(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> CellGrid:
+        """Cells of levels of the given sizes (Hi, Wi)."""
+        return make_cell_grid(tuple(sizes), self.strides, device)
+
+    def box_levels(self, boxes: Tensor) -> Tensor:
+        """Levels to which boxes belong by their size: (..., 4) to (...) int64."""
+        return box_levels(boxes, len(self.strides), self.strides[0], self.base_scale)
+
+    def nearest_cells(
+        self, grid: CellGrid, boxes: Tensor, image_size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """On the level of each box, the cell nearest to its centre.
+
+        Args:
+            grid: the cells.
+            boxes: (..., 4) in pixels.
+            image_size: (height, width) in pixels; only cells within the image are considered.
+
+        Returns:
+            (...) int64 into R.
+        """
+        height, width, first, stride = grid.levels[self.box_levels(boxes)].unbind(dim=-1)
+        limits = torch.stack([width, height], dim=-1) * stride[..., None]
+        if image_size is not None:
+            limits = torch.minimum(limits, limits.new_tensor(image_size[::-1]))
+        column, row = nearest_cells(boxes, stride, limits).unbind(dim=-1)
+        return first + row * width + column
+
+    def approximate_anchors(self, grid: CellGrid, cells: Tensor) -> Tensor:
+        """Approximate anchors of cells (...) int64 into R as (..., A, 4)."""
+        offsets = approximate_anchor_offsets(
+            grid.strides,
+            self.base_scale,
+            self.scales_per_octave,
+            self.aspect_ratios,
+            grid.centers.device,
+        )
+        level = torch.searchsorted(grid.levels[:, 2].contiguous(), cells, right=True) - 1
+        centers = grid.centers[cells][..., None, :]
+        return offsets[level] + torch.cat([centers, centers], dim=-1)
+
+    # ------------------------------------------------------------------------------------- targets
+
+    def location_targets(self, grid: CellGrid, ground_truth: GroundTruth) -> LocationTargets:
+        """Targets and weights of the location branch; see :func:`.targets.location_targets`."""
+        return location_targets(
+            grid, ground_truth, self.base_scale, self.center_ratio, self.ignore_ratio
+        )
+
+    def match_cells(self, grid: CellGrid, inside: Tensor, ground_truth: GroundTruth) -> Matches:
+        """Boxes from which cells learn their shape.
+
+        Args:
+            grid: the cells.
+            inside: (N, R) bool, see :meth:`cells_inside`.
+            ground_truth: boxes of the N images.
+        """
+        return match_approximate_anchors(
+            grid,
+            inside,
+            ground_truth,
+            self.shape_rule,
+            self.base_scale,
+            self.scales_per_octave,
+            self.aspect_ratios,
+        )
+
+    # -------------------------------------------------------------------------- a batch in training
 
     def kept_cells(self, guided: GuidedAnchors) -> Tensor:
         """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2)."""
@@ -144,18 +222,8 @@ class GuidedAnchoring(nn.Module):
             ground_truth: boxes of the N images.
         """
         with torch.no_grad():
-            loc_targets, loc_weights = location_targets(
-                guided.grid, ground_truth, self.base_scale, self.center_ratio, self.ignore_ratio
-            )
-            matches = match_approximate_anchors(
-                guided.grid,
-                inside,
-                ground_truth,
-                self.shape_rule,
-                self.base_scale,
-                self.scales_per_octave,
-                self.aspect_ratios,
-            )
+            loc_targets, loc_weights = self.location_targets(guided.grid, ground_truth)
+            matches = self.match_cells(guided.grid, inside, ground_truth)
             sample = sample_cells(matches.labels, self.batch_size_per_image, self.positive_fraction)
             target_boxes = ground_truth.take(sample.take(matches.boxes))
             num_cells = torch.full_like(sample.normalizer(), loc_targets.numel())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .anchors import CellGrid, approximate_anchor_offsets
+from .anchors import CellGrid, approximate_anchor_offsets, nearest_cells
 from .targets import GroundTruth
 
 # Pairs of a box and an anchor that are compared at a time (but one box of every image with all its
@@ -332,10 +332,10 @@ class _Reach(NamedTuple):
         level_exists = (level >= 0) & (level < len(grid.sizes))
         level = level.clamp(0, len(grid.sizes) - 1)
         height, width, first, stride = grid.levels[level][..., None].unbind(dim=3)
-        center = (boxes[..., None, :2] + boxes[..., None, 2:]) / 2
-        # Of a centre beyond the map, the nearest cell: cells of the map are no farther from it.
-        last = torch.cat([width, height], dim=3) - 1
-        x, y = (center / stride).round().clamp_(min=0).min(last).long()[..., None].unbind(dim=3)
+        map_size = torch.cat([width, height], dim=3) * stride
+        # For a centre beyond the map, its nearest cell: no other cell of the map is closer.
+        nearest = nearest_cells(boxes[:, :, None], stride[..., 0], map_size)
+        x, y = nearest[..., None].unbind(dim=3)
         column = x + torch.arange(-self.columns, self.columns + 1, device=device)
         row = y + torch.arange(-self.rows, self.rows + 1, device=device)
         column_exists = level_exists[..., None] & (column >= 0) & (column < width)

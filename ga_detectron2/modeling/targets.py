@@ -121,11 +121,11 @@ def box_levels(boxes: Tensor, num_levels: int, first_stride: int, base_scale: fl
         boxes: (..., 4) in pixels.
 
     Returns:
-        (...) float, whole numbers from 0 to num_levels - 1.
+        (...) int64, from 0 to num_levels - 1.
     """
     scale = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
     level = (scale.log2() - math.log2(base_scale * first_stride) + 0.5).floor()
-    return level.clamp(0, num_levels - 1)
+    return level.clamp(0, num_levels - 1).long()
 
 
 def central_region(boxes: Tensor, ratio: float, height: int, width: int) -> Tensor:

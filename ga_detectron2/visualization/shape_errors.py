@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, pairwise_iou
 
-from ga_detectron2.modeling.guided_anchoring import GuidedAnchors
-from ga_detectron2.modeling.targets import box_levels
+from ga_detectron2.modeling.anchors import make_squares
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 
 __all__ = ["BoxShapes", "best_anchors", "measure_shapes"]
 
@@ -35,34 +35,26 @@ class BoxShapes(NamedTuple):
 
 
 def measure_shapes(
-    guided: GuidedAnchors, boxes: torch.Tensor, base_scale: float, index: int = 0
+    guided: GuidedAnchors, boxes: torch.Tensor, settings: GuidedAnchoring, index: int = 0
 ) -> BoxShapes:
     """The guided anchor of the cell nearest to each object's centre, on the level of its size.
 
     Args:
         guided: of the batch with this image.
         boxes: (G, 4) objects in pixels of the network's input.
-        base_scale: side of the squares in strides (``MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE``).
+        settings: of the model.
         index: of the image in the batch.
     """
     grid = guided.grid
-    boxes = boxes.float().cpu()
-    levels = box_levels(boxes, len(grid.sizes), grid.strides[0], base_scale).long().tolist()
-    maps = grid.split_levels(guided.anchors.detach().float().cpu()[index : index + 1])
-    anchors, squares = torch.empty_like(boxes), torch.empty_like(boxes)
-    sides = torch.empty(len(boxes))
-    for i, (box, level) in enumerate(zip(boxes, levels, strict=True)):
-        stride, (height, width) = grid.strides[level], grid.sizes[level]
-        x = ((box[0] + box[2]) / 2 / stride).round().long().clamp(0, width - 1)
-        y = ((box[1] + box[3]) / 2 / stride).round().long().clamp(0, height - 1)
-        anchors[i] = maps[level][0, y, x]
-        sides[i] = base_scale * stride
-        center = torch.stack([x, y]) * stride
-        squares[i] = torch.cat([center - sides[i] / 2, center + sides[i] / 2])
+    boxes = boxes.float().to(grid.centers.device)
+    cells = settings.nearest_cells(grid, boxes)
+    anchors = guided.anchors[index, cells].detach().float().cpu()
+    squares = make_squares(grid, settings.base_scale)[cells].cpu()
+    boxes = boxes.cpu()
     return BoxShapes(
         (boxes[:, 2:] - boxes[:, :2]).numpy(),
         (anchors[:, 2:] - anchors[:, :2]).numpy(),
-        sides.numpy(),
+        (squares[:, 2] - squares[:, 0]).numpy(),
         pairwise_iou(Boxes(anchors), Boxes(boxes)).diagonal().numpy(),
         pairwise_iou(Boxes(squares), Boxes(boxes)).diagonal().numpy(),
     )

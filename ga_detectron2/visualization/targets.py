@@ -10,10 +10,9 @@ from detectron2.structures import Boxes, Instances
 from ga_detectron2.data.check.fit import best_anchors
 from ga_detectron2.data.check.objects import Geometry
 from ga_detectron2.data.check.report import number_of
-from ga_detectron2.modeling.anchors import CellGrid, cells_inside_images, make_cell_grid
+from ga_detectron2.modeling.anchors import CellGrid, cells_inside_images
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
-from ga_detectron2.modeling.matching import match_approximate_anchors
-from ga_detectron2.modeling.targets import box_levels, location_targets, pad_ground_truth
+from ga_detectron2.modeling.targets import pad_ground_truth
 
 from .anchors import draw_anchor_matches
 from .canvas import Canvas
@@ -66,26 +65,15 @@ def targets_of_image(
         settings: of the model.
     """
     sizes = tuple((-(-input_size[0] // s), -(-input_size[1] // s)) for s in settings.strides)
-    grid = make_cell_grid(sizes, settings.strides, torch.device("cpu"))
+    grid = settings.cell_grid(sizes, boxes.device)
     truth = pad_ground_truth([Instances(input_size, gt_boxes=Boxes(boxes))])
-    location = location_targets(
-        grid, truth, settings.base_scale, settings.center_ratio, settings.ignore_ratio
-    )
-    matches = match_approximate_anchors(
-        grid,
-        cells_inside_images(grid, [input_size]),
-        truth,
-        settings.shape_rule,
-        settings.base_scale,
-        settings.scales_per_octave,
-        settings.aspect_ratios,
-    )
-    levels = box_levels(boxes, len(sizes), settings.strides[0], settings.base_scale)
+    location = settings.location_targets(grid, truth)
+    matches = settings.match_cells(grid, cells_inside_images(grid, [input_size]), truth)
     return ImageTargets(
         grid,
         torch.where(location.weights[0] == 0, IGNORED, location.targets[0]),
         torch.where(matches.labels[0] == 1, matches.boxes[0], -1),
-        levels.long(),
+        settings.box_levels(boxes),
     )
 
 

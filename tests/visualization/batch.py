@@ -12,8 +12,10 @@ STRIDES = (8, 16)
 BASE_SCALE = 4.0
 
 
+SETTINGS = GuidedAnchoring(
+    strides=STRIDES, base_scale=BASE_SCALE, shape_rule=MatchRule((0.3, 0.7), (0, -1, 1), 0.3)
+)
+
+
 def make_guided(loc_logits: torch.Tensor, shape_deltas: torch.Tensor) -> GuidedAnchors:
-    module = GuidedAnchoring(
-        strides=STRIDES, base_scale=BASE_SCALE, shape_rule=MatchRule((0.3, 0.7), (0, -1, 1), 0.3)
-    )
-    return module(SIZES, loc_logits, shape_deltas)
+    return SETTINGS(SIZES, loc_logits, shape_deltas)

@@ -17,7 +17,7 @@ from ga_detectron2.visualization import (
 )
 from ga_detectron2.visualization.canvas import Canvas
 
-from .batch import BASE_SCALE, SIZES, STRIDES, make_guided
+from .batch import BASE_SCALE, SETTINGS, SIZES, STRIDES, make_guided
 
 GREY = np.full((60, 80, 3), 127, np.uint8)
 
@@ -168,7 +168,7 @@ def test_shapes_are_measured_at_the_nearest_cell_of_the_objects_level() -> None:
     guided.shape_deltas[0, second] = torch.tensor([1.0, 0.5]).log()
     guided = make_guided(guided.loc_logits, guided.shape_deltas)
     truth = torch.tensor([[17.0, 5, 33, 29], [0, 0, 64, 32]])  # off by (1, 1), and on (32, 16)
-    shapes = measure_shapes(guided, truth, BASE_SCALE)
+    shapes = measure_shapes(guided, truth, SETTINGS)
     np.testing.assert_allclose(shapes.truth, [[16, 24], [64, 32]])
     np.testing.assert_allclose(shapes.guided, [[16, 24], [64, 32]], rtol=1e-5)
     assert shapes.square.tolist() == [BASE_SCALE * s for s in STRIDES]

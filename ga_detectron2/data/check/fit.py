@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ga_detectron2.modeling.anchors import approximate_anchor_offsets
+from ga_detectron2.modeling.anchors import approximate_anchor_offsets, nearest_cells
 
 from .objects import Geometry, Objects
 
@@ -24,7 +24,7 @@ __all__ = [
     "centered_iou",
     "fit",
     "ideal_iou",
-    "nearest_cells",
+    "nearest_cells_by_level",
     "offsets",
 ]
 
@@ -93,19 +93,17 @@ def offsets(boxes: Tensor, image_sizes: Tensor, strides: tuple[int, ...]) -> Ten
     """
     stride = torch.tensor(strides, dtype=boxes.dtype, device=boxes.device)[:, None]
     center = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
-    return (center - nearest_cells(boxes, image_sizes, strides) * stride).abs()
+    return (center - nearest_cells_by_level(boxes, image_sizes, strides) * stride).abs()
 
 
-def nearest_cells(boxes: Tensor, image_sizes: Tensor, strides: tuple[int, ...]) -> Tensor:
+def nearest_cells_by_level(boxes: Tensor, image_sizes: Tensor, strides: tuple[int, ...]) -> Tensor:
     """Column and row of the cell nearest to each box's centre, by level; as :func:`offsets`.
 
     Returns:
-        (G, L, 2), whole numbers in the dtype of ``boxes``.
+        (G, L, 2) int64.
     """
-    stride = torch.tensor(strides, dtype=boxes.dtype, device=boxes.device)[:, None]
-    center = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
-    last = (image_sizes[:, None] / stride).ceil() - 1
-    return torch.minimum((center / stride).round().clamp(min=0), last)
+    stride = torch.tensor(strides, dtype=boxes.dtype, device=boxes.device)
+    return nearest_cells(boxes[:, None], stride, image_sizes[:, None])
 
 
 def centered_iou(sizes: Tensor, distance: Tensor, anchors: Tensor) -> Tensor:
@@ -188,7 +186,7 @@ def best_anchors(boxes: Tensor, image_sizes: Tensor, geometry: Geometry) -> Best
     iou = centered_iou(sizes[:, None, None], away[:, :, None], anchors)
     best, index = iou.flatten(1).max(dim=1)
     level, shape = index // anchors.shape[1], index % anchors.shape[1]
-    cells = nearest_cells(boxes, image_sizes, geometry.strides)
+    cells = nearest_cells_by_level(boxes, image_sizes, geometry.strides)
     stride = torch.tensor(geometry.strides, dtype=boxes.dtype)[level]
     cell = cells.gather(1, level[:, None, None].expand(-1, 1, 2))[:, 0]
     half = anchors[level, shape] / 2

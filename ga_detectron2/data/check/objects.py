@@ -84,7 +84,7 @@ class Geometry(NamedTuple):
 
     def levels_of(self, boxes: Tensor) -> Tensor:
         """The level that training gives each box (G, 4) to: (G,) int64."""
-        return box_levels(boxes, len(self.strides), self.strides[0], self.base_scale).long()
+        return box_levels(boxes, len(self.strides), self.strides[0], self.base_scale)
 
     def octaves_of(self, boxes: Tensor) -> Tensor:
         """How many times a box (G, 4) doubles the first square's side: (G,).

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fit import AnchorFit, nearest_cells
+from .fit import AnchorFit, nearest_cells_by_level
 from .objects import Geometry, Objects
 
 __all__ = ["ELONGATED_BINS", "RATIO_BINS", "fit_statistics", "level_statistics", "size_statistics"]
@@ -55,7 +55,7 @@ def level_statistics(objects: Objects, geometry: Geometry) -> dict[str, Any]:
     ratio = _ratio_bin(objects)
     counts = torch.zeros(len(geometry.strides), len(RATIO_BINS), dtype=torch.int64)
     counts.index_put_((level, ratio), torch.ones_like(level), accumulate=True)
-    cells = nearest_cells(objects.boxes, objects.image_sizes, geometry.strides).long()
+    cells = nearest_cells_by_level(objects.boxes, objects.image_sizes, geometry.strides)
     cell = cells.gather(1, level[:, None, None].expand(-1, 1, 2))[:, 0]
     place = torch.cat([objects.image_of[:, None], level[:, None], cell], dim=1)
     _, index, number = place.unique(dim=0, return_inverse=True, return_counts=True)
