@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the documentation site into docs/_build/html. Warnings are errors, broken references too.
-# Without a network, and without pictures being made anew (docs/figures/draw.py does that).
+# Builds the documentation site into docs/_build/html. Warnings, broken references among them, are
+# errors. Needs no network; docs/figures/draw.py draws the figures.
 #
 #     tools/build_docs.sh [FOLDER]      FOLDER: instead of docs/_build
 #
