@@ -4,8 +4,8 @@
     nox -s default-3.12                      the pinned packages on Python 3.12, quick tests
     nox -s newest -- -m '' tests/modeling    the arguments go to pytest instead of "not slow"
 
-An environment takes some 6 GB; nox --envdir names another folder for them. docs/reliability.md has a
-table of what was run.
+An environment takes some 6 GB; nox --envdir names another folder for them. docs/reliability.md
+has a table of what was run.
 """
 
 import os
@@ -73,6 +73,7 @@ def pure_detectron2(session: nox.Session) -> str:
 
 
 def test(session: nox.Session) -> None:
+    """This package, the versions of what it runs on, and pytest."""
     session.install("--no-build-isolation", "--no-deps", "--editable", ".")
     session.run("python", "-W", "ignore", "-c", SHOW_VERSIONS)
     # As in tools/test.sh: the tensors of most tests are too small for more threads.

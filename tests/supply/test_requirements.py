@@ -57,6 +57,8 @@ def test_setup_checks_hashes() -> None:
     assert len(commands) >= 4
     for command in commands:
         # Without hashes: what was made from checked files, and the project itself.
-        local = "--no-deps" in command and ("pure_detectron2" in command or "--editable ." in command)
+        local = "--no-deps" in command and (
+            "pure_detectron2" in command or "--editable ." in command
+        )
         assert local or "--require-hashes" in command or "options[@]" in command, command
     assert "options=(--require-hashes " in script
