@@ -55,3 +55,17 @@ def add_ga_config(cfg: CfgNode) -> None:
     # backbone compiled by torch.compile. It takes a minute or more, and pays for hundreds of
     # images: docs/benchmarks.md. Trainings, with the scores on their way, and exports do without.
     cfg.TEST.COMPILE_BACKBONE = False
+
+
+def guided_anchor_node(cfg: CfgNode) -> CfgNode:
+    """``cfg.MODEL.GUIDED_ANCHOR``.
+
+    Raises:
+        ValueError: the section is missing.
+    """
+    if "GUIDED_ANCHOR" not in cfg.MODEL:
+        raise ValueError(
+            "MODEL.GUIDED_ANCHOR is missing: call ga_detectron2.add_ga_config(cfg) before merging "
+            "a file"
+        )
+    return cfg.MODEL.GUIDED_ANCHOR

@@ -56,11 +56,12 @@ class FeatureAdaption(nn.Module):
             deform_groups: groups of input channels that share their offsets.
 
         Raises:
-            ValueError: the channels cannot be divided so.
+            ValueError: ``deform_groups`` does not divide ``in_channels``.
         """
-        if in_channels % deform_groups:
+        if deform_groups < 1 or in_channels % deform_groups:
             raise ValueError(
-                f"deform_groups {deform_groups} does not divide the {in_channels} channels"
+                f"MODEL.GUIDED_ANCHOR.DEFORM_GROUPS {deform_groups} does not divide the head's "
+                f"{in_channels} channels; the published models have 4 groups of 64"
             )
         super().__init__()
         self.deform_groups = deform_groups

@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
+
+from ga_detectron2.config import guided_anchor_node
 
 from .anchors import (
     CellGrid,
@@ -79,6 +82,35 @@ class GuidedAnchoring(nn.Module):
             loc_loss_weight, shape_loss_weight, shape_loss_beta: of the losses.
         """
         super().__init__()
+        for key, value, valid, wanted in (
+            ("OCTAVE_BASE_SCALE", base_scale, 0 < base_scale < math.inf, "above 0"),
+            ("SCALES_PER_OCTAVE", scales_per_octave, scales_per_octave >= 1, "at least 1"),
+            ("ASPECT_RATIOS", aspect_ratios, _all_positive(aspect_ratios), "above 0"),
+            ("CENTER_RATIO", center_ratio, center_ratio >= 0, "at least 0"),
+            (
+                "IGNORE_RATIO",
+                ignore_ratio,
+                center_ratio <= ignore_ratio <= 1,
+                f"between CENTER_RATIO {center_ratio} and 1",
+            ),
+            (
+                "SHAPE_REG_WEIGHTS",
+                shape_weights,
+                len(shape_weights) == 2 and _all_positive(shape_weights),
+                "two numbers above 0, for dw and dh",
+            ),
+            ("BATCH_SIZE_PER_IMAGE", batch_size_per_image, batch_size_per_image >= 1, "at least 1"),
+            ("POSITIVE_FRACTION", positive_fraction, 0 <= positive_fraction <= 1, "from 0 to 1"),
+            ("LOC_FILTER_THRESH", loc_filter_thresh, 0 <= loc_filter_thresh <= 1, "from 0 to 1"),
+        ):
+            if not valid:
+                raise ValueError(f"MODEL.GUIDED_ANCHOR.{key} {value} must be {wanted}")
+        doubled = [strides[0] * 2**i for i in range(len(strides))]
+        if list(strides) != doubled:
+            raise ValueError(
+                f"IN_FEATURES are levels of strides {list(strides)}, but each level must have "
+                f"twice the stride of the one before: {doubled}"
+            )
         self.strides = tuple(strides)
         self.base_scale = base_scale
         self.scales_per_octave = scales_per_octave
@@ -86,7 +118,7 @@ class GuidedAnchoring(nn.Module):
         self.center_ratio = center_ratio
         self.ignore_ratio = ignore_ratio
         self.shape_weights = tuple(shape_weights)
-        self.shape_rule = shape_rule.with_tuples()
+        self.shape_rule = shape_rule
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.loc_filter_thresh = loc_filter_thresh
@@ -97,7 +129,7 @@ class GuidedAnchoring(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, strides: Sequence[int]) -> "GuidedAnchoring":
         """From ``cfg.MODEL.GUIDED_ANCHOR``, for levels of the given strides."""
-        ga = cfg.MODEL.GUIDED_ANCHOR
+        ga = guided_anchor_node(cfg)
         return cls(
             strides=strides,
             base_scale=ga.OCTAVE_BASE_SCALE,
@@ -106,9 +138,7 @@ class GuidedAnchoring(nn.Module):
             center_ratio=ga.CENTER_RATIO,
             ignore_ratio=ga.IGNORE_RATIO,
             shape_weights=ga.SHAPE_REG_WEIGHTS,
-            shape_rule=MatchRule(
-                tuple(ga.IOU_THRESHOLDS), tuple(ga.IOU_LABELS), ga.MIN_POSITIVE_IOU
-            ),
+            shape_rule=MatchRule.from_config(cfg, "GUIDED_ANCHOR", ga.MIN_POSITIVE_IOU),
             batch_size_per_image=ga.BATCH_SIZE_PER_IMAGE,
             positive_fraction=ga.POSITIVE_FRACTION,
             loc_filter_thresh=ga.LOC_FILTER_THRESH,
@@ -251,6 +281,38 @@ class GuidedAnchoring(nn.Module):
             self.base_scale,
             self.shape_weights,
         )
+
+
+def _all_positive(values: Sequence[float]) -> bool:
+    return len(values) > 0 and all(0 < x < math.inf for x in values)
+
+
+def input_levels(
+    key: str, names: Sequence[str], input_shape: dict[str, ShapeSpec]
+) -> list[ShapeSpec]:
+    """Shapes of the levels on which one head is to work.
+
+    Args:
+        key: of the config, under which ``names`` stand.
+        names: of the levels, finest first.
+        input_shape: of the backbone's levels, by name.
+
+    Raises:
+        ValueError: a level does not exist, or has another number of channels.
+    """
+    unknown = [name for name in names if name not in input_shape]
+    if unknown or not names:
+        raise ValueError(
+            f"{key} {list(names)} must be levels of the backbone, which has {sorted(input_shape)}"
+        )
+    shapes = [input_shape[name] for name in names]
+    channels = [shape.channels for shape in shapes]
+    if len(set(channels)) > 1:
+        raise ValueError(
+            f"{key} {list(names)} have {channels} channels, but share one head: they must all "
+            "have the same number"
+        )
+    return shapes
 
 
 def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: float) -> None:

@@ -6,9 +6,11 @@ intermediate tensor within the cache. What the chunks find is merged as they go 
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,11 +25,12 @@ PAIRS_PER_CHUNK = {"cpu": 1 << 18, "cuda": 1 << 22}
 CELLS_PER_RUN = 16
 
 
-class MatchRule(NamedTuple):
+@dataclass(frozen=True)
+class MatchRule:
     """When a cell is positive or negative.
 
     Attributes:
-        thresholds, labels: as for detectron2's Matcher: ``labels[k]`` is for cells whose best IoU
+        thresholds, labels: as in detectron2's Matcher: ``labels[k]`` is for cells whose best IoU
             lies in [thresholds[k - 1], thresholds[k]).
         min_positive_iou: a box whose best IoU is at least this, and above 0, gets every cell that
             reaches it.
@@ -37,9 +40,42 @@ class MatchRule(NamedTuple):
     labels: tuple[int, ...]
     min_positive_iou: float
 
-    def with_tuples(self) -> "MatchRule":
-        """The same rule with plain tuples, where a lazy config has filled in lists of its own."""
-        return MatchRule(tuple(self.thresholds), tuple(self.labels), self.min_positive_iou)
+    def __post_init__(self) -> None:
+        # A lazy config has lists.
+        thresholds, labels = tuple(self.thresholds), tuple(self.labels)
+        object.__setattr__(self, "thresholds", thresholds)
+        object.__setattr__(self, "labels", labels)
+        if not all(0 < t <= 1 for t in thresholds) or list(thresholds) != sorted(thresholds):
+            raise ValueError(
+                f"IOU_THRESHOLDS {list(thresholds)} must be in ascending order, each above 0 and "
+                "at most 1, such as [0.3, 0.7]"
+            )
+        if len(labels) != len(thresholds) + 1:
+            raise ValueError(
+                f"IOU_LABELS {list(labels)} must have {len(thresholds) + 1} labels, one more than "
+                f"IOU_THRESHOLDS {list(thresholds)}"
+            )
+        first_positive = labels.index(1) if 1 in labels else 0
+        if (
+            first_positive == 0
+            or any(label not in (-1, 0) for label in labels[:first_positive])
+            or any(label != 1 for label in labels[first_positive:])
+        ):
+            raise ValueError(
+                f"IOU_LABELS {list(labels)} must be 0 (negative) or -1 (ignored) at first and 1 "
+                "(positive) from some IoU on, such as [0, -1, 1]"
+            )
+        if not 0 <= self.min_positive_iou <= 1:
+            raise ValueError(f"MIN_POSITIVE_IOU {self.min_positive_iou} must be between 0 and 1")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, section: str, min_positive_iou: float) -> "MatchRule":
+        """From ``IOU_THRESHOLDS`` and ``IOU_LABELS`` of a section of ``cfg.MODEL``."""
+        node = cfg.MODEL[section]
+        try:
+            return cls(node.IOU_THRESHOLDS, node.IOU_LABELS, min_positive_iou)
+        except ValueError as error:
+            raise ValueError(f"MODEL.{section}.{error}") from error
 
 
 class Matches(NamedTuple):

@@ -18,9 +18,10 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config_check import check_retinanet_config
+from ga_detectron2.config import guided_anchor_node
+
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches, input_levels
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import NeighboringCells, conv3x3
@@ -98,7 +99,7 @@ class GARetinaNetHead(RetinaNetHead):
             "conv_dims": [input_shape[0].channels] * cfg.MODEL.RETINANET.NUM_CONVS,
             "norm": cfg.MODEL.RETINANET.NORM,
             "prior_prob": cfg.MODEL.RETINANET.PRIOR_PROB,
-            "deform_groups": cfg.MODEL.GUIDED_ANCHOR.DEFORM_GROUPS,
+            "deform_groups": guided_anchor_node(cfg).DEFORM_GROUPS,
         }
 
     def forward(self, features: list[Tensor]) -> HeadOutput:
@@ -204,7 +205,7 @@ class GARetinaNet(DenseDetector):
             backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
         )
         self.guided_anchoring = guided_anchoring
-        self.box_rule = box_rule.with_tuples()
+        self.box_rule = box_rule
         self.box2box_transform = box2box_transform
         self.num_classes = num_classes
         self.focal_loss_alpha = focal_loss_alpha
@@ -222,16 +223,15 @@ class GARetinaNet(DenseDetector):
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         retinanet = cfg.MODEL.RETINANET
-        check_retinanet_config(cfg, backbone.output_shape())
-        shapes = [backbone.output_shape()[f] for f in retinanet.IN_FEATURES]
+        shapes = input_levels(
+            "MODEL.RETINANET.IN_FEATURES", retinanet.IN_FEATURES, backbone.output_shape()
+        )
         return {
             "backbone": backbone,
             "head": GARetinaNetHead(cfg, shapes),
             "head_in_features": retinanet.IN_FEATURES,
             "guided_anchoring": GuidedAnchoring.from_config(cfg, [s.stride for s in shapes]),
-            "box_rule": MatchRule(
-                tuple(retinanet.IOU_THRESHOLDS), tuple(retinanet.IOU_LABELS), ANY_BEST_ANCHOR
-            ),
+            "box_rule": MatchRule.from_config(cfg, "RETINANET", ANY_BEST_ANCHOR),
             "box2box_transform": Box2BoxTransform(weights=tuple(retinanet.BBOX_REG_WEIGHTS)),
             "num_classes": retinanet.NUM_CLASSES,
             "focal_loss_alpha": retinanet.FOCAL_LOSS_ALPHA,

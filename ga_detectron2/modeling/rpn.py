@@ -20,9 +20,10 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config_check import check_rpn_config
+from ga_detectron2.config import guided_anchor_node
+
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches
+from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches, input_levels
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .targets import GroundTruth, Sample, pad_ground_truth, sample_cells
@@ -61,7 +62,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         return {
             "in_channels": input_shape[0].channels,
             "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
-            "deform_groups": cfg.MODEL.GUIDED_ANCHOR.DEFORM_GROUPS,
+            "deform_groups": guided_anchor_node(cfg).DEFORM_GROUPS,
         }
 
     def forward(self, features: list[Tensor]) -> tuple[list[FeatureRows], Tensor, Tensor]:
@@ -132,10 +133,23 @@ class GuidedAnchorRPN(nn.Module):
                 proposals are empty then, and most of feature adaption is saved.
         """
         super().__init__()
+        strides, base_scale = guided_anchoring.strides, guided_anchoring.base_scale
+        if strides[0] >= 8 and strides[-1] >= 128 and base_scale >= 8:
+            raise ValueError(
+                f"MODEL.RPN.IN_FEATURES {list(in_features)} with strides {list(strides)}, those of "
+                f"RetinaNet, and MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE {base_scale}: no square is "
+                f"smaller than {strides[0] * base_scale} pixels. Use the levels ['p2', 'p3', 'p4', "
+                "'p5', 'p6'] of build_resnet_fpn_backbone, or a base scale of 4"
+            )
+        if len(box2box_transform.weights) != 4:
+            raise ValueError(
+                f"MODEL.RPN.BBOX_REG_WEIGHTS {tuple(box2box_transform.weights)} must be four, for "
+                "dx, dy, dw, dh: guided anchors are axis-aligned, rotated boxes are not supported"
+            )
         self.in_features = list(in_features)
         self.rpn_head = head
         self.guided_anchoring = guided_anchoring
-        self.box_rule = box_rule.with_tuples()
+        self.box_rule = box_rule
         self.box2box_transform = box2box_transform
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
@@ -152,18 +166,18 @@ class GuidedAnchorRPN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
-        check_rpn_config(cfg, input_shape)
         rpn = cfg.MODEL.RPN
-        shapes = [input_shape[f] for f in rpn.IN_FEATURES]
+        if rpn.HEAD_NAME not in ("StandardRPNHead", "GuidedAnchorRPNHead"):
+            raise ValueError(
+                f"MODEL.RPN.HEAD_NAME '{rpn.HEAD_NAME}' cannot be used with GuidedAnchorRPN, which "
+                "brings its own head: leave the key at its default, 'StandardRPNHead'"
+            )
+        shapes = input_levels("MODEL.RPN.IN_FEATURES", rpn.IN_FEATURES, input_shape)
         return {
             "in_features": rpn.IN_FEATURES,
             "head": GuidedAnchorRPNHead(cfg, shapes),
             "guided_anchoring": GuidedAnchoring.from_config(cfg, [s.stride for s in shapes]),
-            "box_rule": MatchRule(
-                tuple(rpn.IOU_THRESHOLDS),
-                tuple(rpn.IOU_LABELS),
-                cfg.MODEL.GUIDED_ANCHOR.MIN_POSITIVE_IOU,
-            ),
+            "box_rule": MatchRule.from_config(cfg, "RPN", guided_anchor_node(cfg).MIN_POSITIVE_IOU),
             "box2box_transform": Box2BoxTransform(weights=tuple(rpn.BBOX_REG_WEIGHTS)),
             "batch_size_per_image": rpn.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": rpn.POSITIVE_FRACTION,

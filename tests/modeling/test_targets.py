@@ -416,7 +416,7 @@ def test_shape_targets_with_ties(problem, rule, base_scale):
 @pytest.mark.usefixtures("chunks")
 @given(
     match_problems(most_levels=5, most_cells=10, on_map=True),
-    st.sampled_from([RPN_RULE, RETINANET_SHAPE_RULE, RPN_RULE._replace(min_positive_iou=0.05)]),
+    st.sampled_from([RPN_RULE, RETINANET_SHAPE_RULE, MatchRule((0.3, 0.7), (0, -1, 1), 0.05)]),
     st.sampled_from([0.5, 1, 2, 4, 8]),
     st.sampled_from([(0.5, 1.0, 2.0), (0.125, 1.0), (3.0,)]),
 )
@@ -663,7 +663,7 @@ def test_all_cells_that_tie_for_a_box_are_its_own():
     matches = match_approximate_anchors(grid, inside, ground_truth, RPN_RULE, 2, 1, (1.0,))
     assert matches.labels[0].tolist() == [1, 1, 0, 1, 1, 0, 0, 0, 0]
     # Not from an IoU below the rule's.
-    strict = RPN_RULE._replace(min_positive_iou=0.4)
+    strict = MatchRule((0.3, 0.7), (0, -1, 1), 0.4)
     matches = match_approximate_anchors(grid, inside, ground_truth, strict, 2, 1, (1.0,))
     assert matches.labels[0].tolist() == [-1, -1, 0, -1, -1, 0, 0, 0, 0]
     # And not if three of them lie outside the image: then the fourth alone.

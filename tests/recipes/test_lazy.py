@@ -413,9 +413,9 @@ def test_gradients_are_clipped_over_the_whole_model(
         ("train.clip_gradients.max_norm=0", "train.clip_gradients.max_norm 0 must be above 0"),
         ("train.amp.enabled=true", "train.amp.enabled needs a CUDA device"),
         ("model.proposal_generator.guided_anchoring.strides=[8,16,32,64,128]",
-         "guided_anchoring.strides [8, 16, 32, 64, 128] must be those of the levels"),
+         "no square is smaller than 64 pixels"),
         ("model.proposal_generator.head.deform_groups=5",
-         "model: deform_groups 5 does not divide the 32"),
+         "DEFORM_GROUPS 5 does not divide the head's 32 channels"),
         ("train.init_checkpoint=absent.pth", "absent.pth"),
     ],
 )  # fmt: skip

@@ -9,8 +9,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_backbone
 from torch import Tensor
 
-from ga_detectron2.modeling.config_check import check_retinanet_config, check_rpn_config
-from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, input_levels
 from ga_detectron2.modeling.targets import box_levels
 
 from .coco_file import CocoFile
@@ -102,9 +101,9 @@ def settings_of(cfg: CfgNode) -> GuidedAnchoring:
         ValueError: the model has no guided anchors, or a key is wrong.
     """
     if cfg.MODEL.META_ARCHITECTURE == "GARetinaNet":
-        check, names = check_retinanet_config, cfg.MODEL.RETINANET.IN_FEATURES
+        key, names = "MODEL.RETINANET.IN_FEATURES", cfg.MODEL.RETINANET.IN_FEATURES
     elif cfg.MODEL.PROPOSAL_GENERATOR.NAME == "GuidedAnchorRPN":
-        check, names = check_rpn_config, cfg.MODEL.RPN.IN_FEATURES
+        key, names = "MODEL.RPN.IN_FEATURES", cfg.MODEL.RPN.IN_FEATURES
     else:
         raise ValueError(
             "the model has no guided anchors: use a configuration with "
@@ -113,8 +112,8 @@ def settings_of(cfg: CfgNode) -> GuidedAnchoring:
         )
     with torch.device("meta"):  # Its levels are wanted, not its weights.
         levels = build_backbone(cfg).output_shape()
-    check(cfg, levels)
-    return GuidedAnchoring.from_config(cfg, [levels[name].stride for name in names])
+    shapes = input_levels(key, names, levels)
+    return GuidedAnchoring.from_config(cfg, [shape.stride for shape in shapes])
 
 
 class Objects(NamedTuple):
