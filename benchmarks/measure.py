@@ -1,17 +1,19 @@
-"""How the benchmarks measure: turns, times, peak memory of a process of its own, tables, JSON."""
+"""How the benchmarks measure: turns, times, peak memory, tables, JSON."""
 
+import argparse
+import contextlib
 import ctypes
+import datetime
 import gc
 import json
 import multiprocessing
 import os
 import platform
-import queue
 import re
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,37 @@ Step = Callable[[], object]
 # ------------------------------------------------------------------------------------------- times
 
 
-def seconds(step: Step, device: str) -> float:
-    """Wall-clock time of one call; all that it started on a GPU is waited for."""
-    synchronize(device)
-    start = time.perf_counter()
-    step()
-    synchronize(device)
-    return time.perf_counter() - start
+def take_turns(
+    steps: Sequence[Step], repeats: int, device: str, limit: float = float("inf")
+) -> list[list[float]]:
+    """Wall-clock times of steps that take turns, after one call of each that does not count.
+
+    torch.utils.benchmark times one statement after the other; here the load of the machine, which
+    changes, meets all of them.
+
+    Args:
+        steps: what is compared.
+        repeats: of every step.
+        device: "cpu" or one of CUDA; a time includes all that the step has started there.
+        limit: seconds after which no further repeat begins; there is always one.
+
+    Returns:
+        for each step, the seconds of its repeats.
+    """
+    for step in steps:
+        step()
+    times: list[list[float]] = [[] for _ in steps]
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        for step, values in zip(steps, times, strict=True):
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            values.append(time.perf_counter() - start)
+        if time.perf_counter() - begin > limit:
+            break
+    return times
 
 
 def synchronize(device: str) -> None:
@@ -39,36 +65,17 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def take_turns(
-    steps: Sequence[Step], repeats: int, device: str, warmup: int = 1, limit: float = float("inf")
-) -> list[list[float]]:
-    """Times of steps that take turns, so that whatever else the machine does meets all of them.
-
-    Args:
-        steps: what is compared.
-        repeats: of every step.
-        device: "cpu" or one of CUDA.
-        warmup: calls of every step that are not counted.
-        limit: seconds after which no further repeat begins; there is always one.
-
-    Returns:
-        for each step, the seconds of its repeats.
-    """
-    for _ in range(warmup):
-        for step in steps:
-            step()
-    times: list[list[float]] = [[] for _ in steps]
-    start = time.perf_counter()
-    for _ in range(repeats):
-        for step, values in zip(steps, times, strict=True):
-            values.append(seconds(step, device))
-        if time.perf_counter() - start > limit:
-            break
-    return times
-
-
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(ours) / statistics.median(theirs)
+
+
+def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
+    """For "amp" float16 on a GPU, as detectron2 trains, and bfloat16 on a CPU."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    kind = torch.device(device).type
+    dtype = torch.bfloat16 if precision == "bfloat16" or kind == "cpu" else torch.float16
+    return torch.autocast(kind, dtype)
 
 
 # ------------------------------------------------------------------------------------------ memory
@@ -77,12 +84,9 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 def peak_memory(step: Step, device: str) -> float:
     """MiB that a call takes at its peak beyond what was taken before it.
 
-    On a GPU, of the memory of tensors. On a CPU, of the resident memory of this process, which is
-    best one of its own (see :func:`in_own_process`): the call is made once before, so that what is
-    set up only once does not count, and what is free is handed back.
-
-    Raises:
-        OSError: on a CPU without Linux's /proc.
+    On a GPU, of the memory of tensors. On a CPU (Linux), of the resident memory of this process,
+    which should be a new one: see :func:`memory_of`. The first call, which sets up what stays, does
+    not count.
     """
     step()
     gc.collect()
@@ -95,7 +99,7 @@ def peak_memory(step: Step, device: str) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
-    # Sets the mark of the highest resident size back to the present one.
+    # Resets the mark of the highest resident size to the present one.
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident_peak()
     step()
@@ -103,18 +107,32 @@ def peak_memory(step: Step, device: str) -> float:
 
 
 def _resident_peak() -> float:
-    """Highest resident size of this process since the mark was set, in MiB."""
+    """Highest resident size of this process since the mark was reset, in MiB."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    if found is None:
-        raise OSError("/proc/self/status has no VmHWM")
+    assert found is not None, "/proc/self/status has no VmHWM"
     return float(found.group(1)) / 1024
+
+
+def memory_of(
+    make_step: Callable[..., Step], arguments: Sequence[Any], args: argparse.Namespace
+) -> float:
+    """Peak memory of ``make_step(*arguments)`` in MiB, on a CPU in a new process."""
+    if args.device != "cpu":
+        return peak_memory(make_step(*arguments), args.device)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, torch.set_num_threads, (args.threads,)) as pool:
+        return pool.submit(_make_and_measure, make_step, arguments).result()
+
+
+def _make_and_measure(make_step: Callable[..., Step], arguments: Sequence[Any]) -> float:
+    return peak_memory(make_step(*arguments), "cpu")
 
 
 def peak_allocated(step: Step, device: str) -> float:
     """MiB of tensors that a call makes, at their peak; on a CPU as torch's profiler sees them.
 
-    Exact and the same in every run, but blind to what libraries take for themselves.
+    Exact and the same in every run, but blind to what libraries allocate themselves.
     """
     step()
     if device != "cpu":
@@ -137,80 +155,13 @@ def _start(event: Any) -> int:
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
 
 
-class OutOfMemoryError(RuntimeError):
-    """The machine has too little memory for a measurement."""
-
-
-def in_own_process(
-    function: Callable[..., Any], *args: Any, threads: int = 1, limit: float = float("inf")
-) -> Any:
-    """What ``function(*args)`` returns, called in a new process with this number of threads.
-
-    Raises:
-        OutOfMemoryError: there was too little memory.
-        TimeoutError: it took longer than ``limit`` seconds, and was ended.
-        RuntimeError: it failed otherwise, or the process died.
-    """
-    context = multiprocessing.get_context("spawn")
-    answers: Any = context.Queue()
-    process = context.Process(target=_answer, args=(answers, threads, function, args))
-    process.start()
-    start = time.perf_counter()
-    while True:
-        try:
-            kind, value = answers.get(timeout=1)
-            break
-        except queue.Empty:
-            if time.perf_counter() - start > limit:
-                process.terminate()
-                process.join()
-                raise TimeoutError(f"not done after {limit:g} s") from None
-            if not process.is_alive() and answers.empty():
-                kind, value = "died", f"the process ended with status {process.exitcode}"
-                break
-    process.join()
-    if kind == "result":
-        return value
-    raise (OutOfMemoryError if kind == "out of memory" else RuntimeError)(value)
-
-
-def _answer(answers: Any, threads: int, function: Callable[..., Any], args: Sequence[Any]) -> None:
-    torch.set_num_threads(threads)
-    if not torch.cuda.is_available():  # CUDA reserves addresses far beyond what it uses.
-        limit_memory()
-    try:
-        answers.put(("result", function(*args)))
-    except Exception as error:
-        kind = "out of memory" if is_out_of_memory(error) else "failed"
-        answers.put((kind, f"{type(error).__name__}: {error}"))
-
-
-def limit_memory(share: float = 0.9) -> None:
-    """Let this process fail where it would take more than this share of the free memory.
-
-    Otherwise the system ends some process, which need not be this one.
-    """
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text())
-        free = int(found.group(1)) * 1024 if found else free
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(free * share), hard))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | OutOfMemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return bool(re.search(r"can't allocate memory|not enough memory|bad_alloc", str(error)))
-
-
 # ----------------------------------------------------------------------------------- tables, files
 
 
 def describe(device: str, threads: int | list[int]) -> dict[str, Any]:
     """The machine and the versions that numbers belong to."""
     return {
+        "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name(),
         "threads": threads,
         "cores": os.cpu_count(),
@@ -240,7 +191,7 @@ def headline(machine: dict[str, Any], *more: str) -> str:
 
 
 class Table:
-    """A Markdown table that is printed row by row, while what follows is still measured."""
+    """A Markdown table, printed row by row while the rest is still measured."""
 
     def __init__(self, *columns: str, text_columns: int = 1):
         """
@@ -248,23 +199,14 @@ class Table:
             columns: their headings.
             text_columns: how many of the first ones are not numbers.
         """
-        self.lines = [
-            _row(columns),
-            "| " + " | ".join(["---"] * text_columns + ["---:"] * (len(columns) - text_columns))
-            + " |",
-        ]  # fmt: skip
+        rules = ["---"] * text_columns + ["---:"] * (len(columns) - text_columns)
         self.width = len(columns)
-        print("\n".join(self.lines), flush=True)
+        self.add(*columns)
+        self.add(*rules)
 
     def add(self, *cells: object) -> None:
-        if len(cells) != self.width:
-            raise ValueError(f"a row of {len(cells)} cells in a table of {self.width} columns")
-        self.lines.append(_row(cells))
-        print(self.lines[-1], flush=True)
-
-
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+        assert len(cells) == self.width, f"{len(cells)} cells in {self.width} columns"
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -276,11 +218,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:#.{digits}g}".rstrip(".")
 
 
-def write_json(path: Path | None, machine: dict[str, Any], results: object) -> None:
-    """Write all numbers to a file, where one is named."""
+def write_json(path: Path | None, machine: dict[str, Any], results: Sequence[object]) -> None:
+    """Write all numbers to a file, where one is named; a line for each result."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(x) for x in results)
+        path.write_text(
+            f'{{\n"machine": {json.dumps(machine)},\n"results": [\n{lines}\n]\n}}\n'
+        )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------- shared options

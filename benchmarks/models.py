@@ -1,25 +1,22 @@
 """Whole detectors: images a second and peak memory, each published config against its twin.
 
-    python benchmarks/models.py --models R_50 --batch 1 --seconds 60
-    python benchmarks/models.py --modes inference --precision float32 amp
-    python benchmarks/models.py --device cuda --batch 1 8 --precision float32 amp
+    python benchmarks/models.py --models R_50 --seconds 60
+    python benchmarks/models.py --device cuda --batch 1 8 --precision float32 amp --memory
 
 A twin is detectron2's own config of RPN, Faster R-CNN or RetinaNet with our config's backbone and
-input. Both see the same random images and boxes, and take turns in the same run. Weights are
-random; of the guided models' cells, the location bias lets a share (--share) pass. All detect from
-a score of 0.05 on, which random weights do not reach, so that no side has detections to suppress.
+input. Both get the same random images and boxes and take turns. Weights are random; the location
+bias is set so that a share of the cells passes the filter (--share). Detections start from a score
+of 0.05, which random weights do not reach, so that neither side has detections to suppress.
 
 A training step is forward, losses, backward and an update by SGD (with a learning rate of 0). amp
 is autocast: float16 with loss scaling on a GPU, as detectron2 trains, bfloat16 on a CPU. Memory is
-what a step takes at its peak beyond model and input, in a process of its own: of tensors on a GPU,
-resident memory on a CPU. What would take more than the machine has left is not run. With
---memory-only, peak memory is all that is measured, once a side.
+what a step takes at its peak beyond model and input.
 """
 
 import argparse
-import contextlib
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,16 +27,14 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from heads import make_boxes, set_share
 from measure import (
-    OutOfMemoryError,
     Step,
     Table,
     add_common_arguments,
+    autocast,
     chosen,
     describe,
     headline,
-    in_own_process,
-    is_out_of_memory,
-    limit_memory,
+    memory_of,
     number,
     peak_memory,
     take_turns,
@@ -109,37 +104,35 @@ def make_inputs(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
     ]
 
 
+def make_models(name: str, args: argparse.Namespace) -> list[nn.Module]:
+    """The twin and ours, of whose cells a share passes the filter."""
+    ours, theirs = (make_model(cfg).eval() for cfg in make_configs(name, args))
+    head = ours.head if hasattr(ours, "head") else ours.proposal_generator.rpn_head
+    set_share(ours, head, lambda: ours(make_inputs(args, 1)), args.share)
+    return [theirs, ours]
+
+
 def make_step(
-    name: str, guided: bool, mode: str, precision: str, batch: int, args: argparse.Namespace
+    model: nn.Module, mode: str, precision: str, inputs: list[dict[str, Any]], device: str
 ) -> Step:
-    """A call that takes one batch through one model, there and, in training, back."""
-    cfg = make_configs(name, args)[0 if guided else 1]
-    model = make_model(cfg).eval()
-    inputs = make_inputs(args, batch)
-    if guided:
-        head = model.head if hasattr(model, "head") else model.proposal_generator.rpn_head
-        set_share(model, head, lambda: model(inputs[:1]), args.share)
-    kind = "cpu" if args.device == "cpu" else "cuda"
-    dtype = torch.bfloat16 if kind == "cpu" else torch.float16
-
-    def autocast() -> contextlib.AbstractContextManager:
-        return torch.autocast(kind, dtype) if precision == "amp" else contextlib.nullcontext()
-
+    """A call that runs a batch through a model, in training with the update."""
     if mode == "inference":
 
         def infer() -> None:
-            with torch.no_grad(), autocast():
+            model.eval()
+            with torch.no_grad(), autocast(precision, device):
                 model(inputs)
 
         return infer
 
-    model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.0, momentum=0.9)
+    kind = torch.device(device).type
     scaler = torch.amp.GradScaler(kind, enabled=precision == "amp" and kind == "cuda")
 
     def train() -> None:
-        with EventStorage(0), autocast():
+        model.train()
+        with EventStorage(0), autocast(precision, device):
             losses = model(inputs)
         scaler.scale(sum(losses.values())).backward()
         scaler.step(optimizer)
@@ -149,56 +142,63 @@ def make_step(
     return train
 
 
-def step_memory(
-    name: str, guided: bool, mode: str, precision: str, batch: int, args: argparse.Namespace
-) -> float:
-    return peak_memory(make_step(name, guided, mode, precision, batch, args), args.device)
+def new_step(
+    name: str, side: int, mode: str, precision: str, batch: int, args: argparse.Namespace
+) -> Step:
+    model = make_models(name, args)[side]
+    return make_step(model, mode, precision, make_inputs(args, batch), args.device)
 
 
-def measure_line(
-    name: str, mode: str, precision: str, batch: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    """All numbers of one line; ``error`` where it could not be run."""
-    case = {"model": name, "mode": mode, "precision": precision, "batch": batch}
-    try:
+def measure_model(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every line of one config and its twin, as soon as it is measured."""
+    models = make_models(name, args)
+    for mode, precision, batch in itertools.product(args.modes, args.precision, args.batch):
+        inputs = make_inputs(args, batch)
+        steps = [make_step(model, mode, precision, inputs, args.device) for model in models]
+        times = take_turns(steps, args.repeats, args.device, limit=args.seconds)
+        theirs, ours = (batch / statistics.median(x) for x in times)
         memory = None
-        if not args.no_memory:
+        if args.memory and args.device != "cpu":
+            memory = [peak_memory(step, args.device) for step in steps]
+        elif args.memory:
             memory = [
-                in_own_process(
-                    step_memory, name, guided, mode, precision, batch, args, threads=args.threads
-                )
-                for guided in (False, True)
+                memory_of(new_step, (name, side, mode, precision, batch, args), args)
+                for side in (0, 1)
             ]
-        if args.memory_only:
-            return {**case, "memory_mib": memory}
-        steps = [make_step(name, g, mode, precision, batch, args) for g in (False, True)]
-        theirs, ours = take_turns(steps, args.repeats, args.device, limit=args.seconds)
-    except (OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {**case, "error": "out of memory"}
-    return {**case, "detectron2_s": theirs, "ours_s": ours, "memory_mib": memory}
+        yield {
+            "model": name,
+            "mode": mode,
+            "precision": precision,
+            "batch": batch,
+            "size": list(args.size),
+            "detectron2_images_per_s": theirs,
+            "ours_images_per_s": ours,
+            "ratio": ours / theirs,
+            "memory_mib": memory,
+            "repeats": len(times[0]),
+        }
+
+
+def make_table() -> Table:
+    return Table(
+        *("config", "", "precision", "batch", "detectron2 (images/s)", "ours (images/s)", "ratio"),
+        *("detectron2 (MiB)", "ours (MiB)", "memory ratio"),
+        text_columns=3,
+    )
 
 
 def add_row(table: Table, line: dict[str, Any]) -> None:
-    case = [line["model"], line["mode"], line["precision"], line["batch"]]
-    if "error" in line:
-        table.add(*case, line["error"], *[""] * 5)
-        return
-    speeds = ["", "", ""]
-    if "ours_s" in line:
-        theirs, ours = (statistics.median(line[k]) for k in ("detectron2_s", "ours_s"))
-        speeds = [number(line["batch"] / x) for x in (theirs, ours)] + [f"{theirs / ours:.2f}"]
     memory = line["memory_mib"]
     table.add(
-        *case,
-        *speeds,
+        *(line[key] for key in ("model", "mode", "precision", "batch")),
+        *(number(line[key]) for key in ("detectron2_images_per_s", "ours_images_per_s")),
+        f"{line['ratio']:.2f}",
         *([number(memory[0]), number(memory[1])] if memory else ["", ""]),
         f"{memory[1] / memory[0]:.2f}" if memory and memory[0] else "",
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
     parser.add_argument("--models", nargs="*", default=[], help="parts of names; all without")
@@ -213,12 +213,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )
-    memory = parser.add_mutually_exclusive_group()
-    memory.add_argument("--no-memory", action="store_true", help="leave out peak memory")
-    memory.add_argument("--memory-only", action="store_true", help="leave out times")
+    parser.add_argument("--memory", action="store_true", help="peak memory, too")
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="keys and values of every config"
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser()
     args = parser.parse_args(argv)
     names = list(chosen([model.name for model in PUBLISHED_MODELS], args.models))
     if not names:
@@ -226,32 +229,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
 
     machine = describe(args.device, args.threads)
-    times = "no times" if args.memory_only else f"at most {args.repeats} repeats, medians"
     note = f"{tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells pass"
-    print(headline(machine, note, times) + "\n")
-    table = Table(
-        "config",
-        "",
-        "precision",
-        "batch",
-        "detectron2 (images/s)",
-        "ours (images/s)",
-        "ratio",
-        "detectron2 (MiB)",
-        "ours (MiB)",
-        "memory ratio",
-        text_columns=3,
-    )
-    results = []
-    if args.device == "cpu":
-        limit_memory()
+    print(headline(machine, note, f"at most {args.repeats} repeats, medians") + "\n")
+    table, results = make_table(), []
     for name in names:
-        for mode in args.modes:
-            for precision in args.precision:
-                for batch in args.batch:
-                    results.append(measure_line(name, mode, precision, batch, args))
-                    add_row(table, results[-1])
-                    write_json(args.output, machine, results)
+        for line in measure_model(name, args):
+            results.append(line)
+            add_row(table, line)
+            write_json(args.output, machine, results)
 
 
 if __name__ == "__main__":

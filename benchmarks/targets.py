@@ -3,18 +3,17 @@
     python benchmarks/targets.py [--threads 1 2] [--mmdet-python ENV/bin/python]
 
 Location: targets and weights of every cell. Shape: the best IoU of nine approximate anchors, the
-assignment, the sample. Box: guided anchors with boxes, the assignment, the sample. Guided anchors
-are squares with random shape outputs. MMDetection's figure, 1.04 s for 60 boxes on 800x1333 and two
-CPU cores, was measured on another day and machine; with --mmdet-python (an environment made as
-benchmarks/mmdetection/README.md says) MMDetection assigns the same boxes right after this package,
-for every line, with as many threads.
+assignment, the sample. Box: guided anchors against boxes, the assignment, the sample. Guided
+anchors are squares with random shape outputs. MMDetection's 1.04 s, for 60 boxes on 800x1333 and
+two CPU cores, comes from another machine; with --mmdet-python (an environment made as described in
+benchmarks/mmdetection/README.md) MMDetection assigns the same boxes right after this package.
 
-Memory is that of all tensors at their peak, as torch counts it. It must stay below bound_mib for
-up to 500 boxes an image and images of up to 1333x1333; a line that does not is marked, and the
-command fails.
+Memory is that of all tensors at their peak. The command fails if it exceeds bound_mib, which holds
+for up to 500 boxes an image and images of up to 1333x1333.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 from collections.abc import Sequence
@@ -36,27 +35,21 @@ from measure import (
 )
 
 from ga_detectron2.model_zoo import get_config
-from ga_detectron2.modeling.anchors import (
-    cells_inside_images,
-    make_cell_grid,
-    make_guided_anchors,
-)
+from ga_detectron2.modeling.anchors import cells_inside_images, make_guided_anchors
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
-from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_approximate_anchors
-from ga_detectron2.modeling.targets import location_targets, pad_ground_truth, sample_cells
+from ga_detectron2.modeling.matching import Matches, MatchRule, match_anchors
+from ga_detectron2.modeling.targets import pad_ground_truth, sample_cells
 
 MMDETECTION_S = 1.04
-# For one image, by kind of device: a GPU compares more boxes with cells at a time. What it takes
-# was measured on a CPU with the same chunks.
+# For one image; a GPU compares more boxes with cells at a time.
 BOUND_MIB = {"cpu": 64, "cuda": 192}
-# For each further image of the batch: of every cell something is known.
 FURTHER_IMAGE_MIB = 24
 PARTS = ("location", "shape", "box", "all")
 STRIDES = (4, 8, 16, 32, 64)
 
 
 def bound_mib(device: str, batch: int) -> float:
-    """What all targets of a batch may take at their peak, in MiB."""
+    """Upper bound on the peak memory of all targets of a batch, in MiB."""
     return BOUND_MIB[torch.device(device).type] + FURTHER_IMAGE_MIB * (batch - 1)
 
 
@@ -70,46 +63,31 @@ def make_steps(size: tuple[int, int], boxes: int, batch: int, device: str) -> di
     """A call for each part."""
     torch.manual_seed(0)
     cfg = get_config("ga_rpn_R_50")
-    settings = GuidedAnchoring.from_config(cfg, STRIDES)
+    guided = GuidedAnchoring.from_config(cfg, STRIDES)
     box_rule = MatchRule(
         tuple(cfg.MODEL.RPN.IOU_THRESHOLDS),
         tuple(cfg.MODEL.RPN.IOU_LABELS),
         cfg.MODEL.GUIDED_ANCHOR.MIN_POSITIVE_IOU,
     )
-    grid = make_cell_grid(level_sizes(size), STRIDES, torch.device(device))
+    grid = guided.cell_grid(level_sizes(size), torch.device(device))
     truth = pad_ground_truth([make_boxes(size, boxes, device) for _ in range(batch)])
     inside = cells_inside_images(grid, [size] * batch)
     deltas = 0.3 * torch.randn(batch, inside.shape[1], 2, device=device)
-    anchors = make_guided_anchors(
-        grid.centers, grid.stride, deltas, settings.base_scale, (1.0, 1.0)
-    )
+    anchors = make_guided_anchors(grid.centers, grid.stride, deltas, guided.base_scale, (1.0, 1.0))
+
+    def sample(matches: Matches) -> None:
+        rpn = cfg.MODEL.RPN
+        cells = sample_cells(matches.labels, rpn.BATCH_SIZE_PER_IMAGE, rpn.POSITIVE_FRACTION)
+        truth.take(cells.take(matches.boxes))
 
     def location() -> None:
-        location_targets(
-            grid, truth, settings.base_scale, settings.center_ratio, settings.ignore_ratio
-        )
+        guided.location_targets(grid, truth)
 
     def shape() -> None:
-        matches = match_approximate_anchors(
-            grid,
-            inside,
-            truth,
-            settings.shape_rule,
-            settings.base_scale,
-            settings.scales_per_octave,
-            settings.aspect_ratios,
-        )
-        sample = sample_cells(
-            matches.labels, settings.batch_size_per_image, settings.positive_fraction
-        )
-        truth.take(sample.take(matches.boxes))
+        sample(guided.match_cells(grid, inside, truth))
 
     def box() -> None:
-        matches = match_anchors(anchors, inside, truth, box_rule)
-        sample = sample_cells(
-            matches.labels, cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE, cfg.MODEL.RPN.POSITIVE_FRACTION
-        )
-        truth.take(sample.take(matches.boxes))
+        sample(match_anchors(anchors, inside, truth, box_rule))
 
     def everything() -> None:
         location()
@@ -130,15 +108,31 @@ def measure_line(
         "size": size,
         "boxes": boxes,
         "threads": threads,
-        "seconds": dict(zip(steps, times, strict=True)),
+        "seconds": {k: statistics.median(x) for k, x in zip(steps, times, strict=True)},
         "memory_mib": peak_allocated(steps["all"], args.device),
         "mmdetection_s": None,
+        "repeats": len(times[0]),
     }
     if args.mmdet_python:
         from mmdetection.peer import time_targets
 
-        line["mmdetection_s"] = time_targets(args.mmdet_python, size, boxes, threads, args)
+        peer = time_targets(args.mmdet_python, size, boxes, threads, args)
+        line["mmdetection_s"] = statistics.median(peer)
     return line
+
+
+def add_row(table: Table, line: dict[str, Any], bound: float) -> None:
+    seconds, peer, memory = line["seconds"], line["mmdetection_s"], line["memory_mib"]
+    table.add(
+        "x".join(map(str, line["size"])),
+        line["boxes"],
+        line["threads"],
+        *(number(1000 * seconds[k]) for k in PARTS),
+        f"{seconds['all'] / MMDETECTION_S:.3f}",
+        number(1000 * peer) if peer else "",
+        f"{seconds['all'] / peer:.3f}" if peer else "",
+        number(memory) + (" (too much)" if memory > bound else ""),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -174,26 +168,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     results = []
     bound = bound_mib(args.device, args.batch)
-    for text in args.sizes:
+    for text, boxes, threads in itertools.product(args.sizes, args.boxes, args.threads):
         height, width = map(int, text.split("x"))
-        for boxes in args.boxes:
-            for threads in args.threads:
-                line = measure_line((height, width), boxes, threads, args)
-                results.append(line)
-                medians = {k: statistics.median(v) for k, v in line["seconds"].items()}
-                peer = line["mmdetection_s"]
-                too_much = line["memory_mib"] > bound
-                table.add(
-                    text,
-                    boxes,
-                    threads,
-                    *(number(1000 * medians[k]) for k in PARTS),
-                    f"{medians['all'] / MMDETECTION_S:.3f}",
-                    number(1000 * statistics.median(peer)) if peer else "",
-                    f"{medians['all'] / statistics.median(peer):.3f}" if peer else "",
-                    number(line["memory_mib"]) + (" (too much)" if too_much else ""),
-                )
-                write_json(args.output, machine, results)
+        results.append(measure_line((height, width), boxes, threads, args))
+        add_row(table, results[-1], bound)
+        write_json(args.output, machine, results)
     if any(line["memory_mib"] > bound for line in results):
         sys.exit(f"More than {bound:g} MiB were taken.")
 

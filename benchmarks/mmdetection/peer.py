@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from heads import make_boxes, make_features
+from heads import Line, make_boxes, make_features
 
 SCRIPT = Path(__file__).with_name("time_heads.py")
 
@@ -79,14 +79,14 @@ def time_targets(
 
 
 def time_line(
-    python: Path, kind: str, mode: str, args: argparse.Namespace
+    python: Path, line: Line, args: argparse.Namespace
 ) -> tuple[list[float], dict[str, str]]:
     """Seconds of a line of benchmarks/heads.py, for its features and boxes; and versions."""
     torch.manual_seed(0)
     size = tuple(args.size)
-    maps, _ = make_features(2 if kind == "rpn" else 3, size, args.batch, "cpu")
+    maps, _ = make_features(2 if line.kind == "rpn" else 3, size, args.batch, "cpu")
     instances = [make_boxes(size, args.boxes, "cpu") for _ in range(args.batch)]
-    case = f"{kind}-{mode}" + ("-proposals" if args.proposals else "")
+    case = f"{line.kind}-{line.mode}" + ("-proposals" if line.proposals else "")
     inputs = make_inputs(size, instances, args.share, maps)
     found = run(python, [case], inputs, args.threads, args.repeats, args.mmdet_torchvision_ops)
     return found["seconds"][case], found["versions"]

@@ -21,10 +21,8 @@ def benchmark_module() -> Iterator[Callable[[str], ModuleType]]:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads_and_limits(monkeypatch: pytest.MonkeyPatch, benchmark_module) -> Iterator[None]:
-    """Scripts set the threads of their process, and how much memory it may take."""
-    monkeypatch.setattr(benchmark_module("measure"), "limit_memory", lambda *_: None)
-    monkeypatch.setattr(benchmark_module("models"), "limit_memory", lambda *_: None)
+def _same_threads() -> Iterator[None]:
+    """Scripts set the number of threads of their process."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

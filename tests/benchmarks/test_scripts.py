@@ -1,7 +1,7 @@
 """Every benchmark in tiny form, and what can be known of its numbers."""
 
+import itertools
 import json
-import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -66,101 +66,58 @@ def test_the_share_of_cells_passes(benchmark_module) -> None:
     assert kept.float().mean().item() == pytest.approx(0.3, abs=0.01)
 
 
-def test_models(benchmark_module, tmp_path: Path) -> None:
+def test_models(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     models = benchmark_module("models")
     path = tmp_path / "models.json"
     models.main(
         [*TINY, "--models", "ga_rpn_R_50", "retinanet_R_50", "--size", "64", "96", "--batch", "2",
-         "--precision", "float32", "amp", "--boxes", "3", "--no-memory",
-         "--output", str(path), "--opts", *NARROW]
+         "--precision", "float32", "amp", "--boxes", "3", "--output", str(path), "--opts", *NARROW]
     )  # fmt: skip
     lines = results_of(path)
-    assert {(x["model"], x["mode"], x["precision"]) for x in lines} == {
-        (model, mode, precision)
-        for model in ("ga_rpn_R_50", "ga_retinanet_R_50")
-        for mode in ("inference", "training")
-        for precision in ("float32", "amp")
-    }
-    assert all(min(x["detectron2_s"] + x["ours_s"]) > 0 for x in lines)
-
-
-def test_a_model_that_does_not_fit_is_a_line_of_its_own(benchmark_module, capsys) -> None:
-    models = benchmark_module("models")
-
-    def too_large(*_args: object) -> None:
-        torch.empty(1 << 55)
-
-    models.make_step, original = too_large, models.make_step
-    try:
-        models.main([*TINY, "--models", "ga_rpn_R_50", "--no-memory", "--modes", "inference"])
-    finally:
-        models.make_step = original
-    assert "| ga_rpn_R_50 | inference | float32 | 1 | out of memory |" in capsys.readouterr().out
+    assert [(x["model"], x["mode"], x["precision"]) for x in lines] == list(
+        itertools.product(
+            ("ga_rpn_R_50", "ga_retinanet_R_50"), ("inference", "training"), ("float32", "amp")
+        )
+    )
+    for line in lines:
+        theirs, ours = line["detectron2_images_per_s"], line["ours_images_per_s"]
+        assert line["ratio"] == pytest.approx(ours / theirs)
+    rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| ga_")]
+    assert rows[0].endswith(f" | {lines[0]['ratio']:.2f} |  |  |  |")
     with pytest.raises(SystemExit):
         models.main(["--models", "yolo"])
-
-
-def test_memory_without_times(
-    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models, path = benchmark_module("models"), tmp_path / "models.json"
-
-    def timed(*_args: object, **_more: object) -> None:
-        raise AssertionError("a step was timed")
-
-    monkeypatch.setattr(models, "take_turns", timed)
-    # (name, guided, ...): a new process would take longer than all the rest.
-    monkeypatch.setattr(
-        models, "in_own_process", lambda _function, *args, threads: 300.0 if args[1] else 200.0
-    )
-    call = [*TINY, "--models", "ga_rpn_R_50", "--modes", "training", "--output", str(path)]
-    models.main([*call, "--memory-only"])
-    printed = capsys.readouterr().out
-    assert "| ga_rpn_R_50 | training | float32 | 1 |  |  |  | 200 | 300 | 1.50 |" in printed
-    assert "pass; no times\n" in printed
-    (line,) = results_of(path)
-    assert line["memory_mib"] == [200, 300]
-    assert "ours_s" not in line
-    with pytest.raises(SystemExit):
-        models.main([*call, "--memory-only", "--no-memory"])
 
 
 # ---------------------------------------------------------------------------------------- the heads
 
 
-def test_heads(
-    benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_heads(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     heads, path = benchmark_module("heads"), tmp_path / "heads.json"
-    written = []
-    write, measure = heads.write_json, benchmark_module("measure")
-    monkeypatch.setattr(
-        heads, "write_json", lambda *args: (write(*args), written.append(len(results_of(path))))
-    )
     size = ["--size", "64", "96", "--boxes", "3", "--share", "0.1"]
-    heads.main([*TINY, *size, "--no-memory", "--output", str(path)])
+    heads.main([*TINY, *size, "--output", str(path)])
     lines = results_of(path)
-    assert written == [1, 2, 3, 4, 5]  # What was measured is kept if a later line fails.
-    assert [x["name"] for x in lines] == [x[0] for x in heads.LINES]
+    assert [x["name"] for x in lines] == [x.name for x in heads.LINES]
     rows = [x for x in capsys.readouterr().out.splitlines() if x.startswith("| GA-")]
     for line, row in zip(lines, rows, strict=True):
-        assert len(line["detectron2_s"]) == len(line["ours_s"]) == 1
-        ratio = measure.median_ratio(line["ours_s"], line["detectron2_s"])
-        assert row.endswith(f" | {ratio:.2f} |  |")
-        assert line["memory_mib"] is None
+        assert line["ratio"] == pytest.approx(line["ours_s"] / line["detectron2_s"])
+        assert row.endswith(f" | {line['ratio']:.2f} |  |  |")
 
 
-@pytest.mark.slow
-def test_memory_of_heads(benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    path = tmp_path / "heads.json"
-    size = ["--size", "256", "256", "--boxes", "3", "--output", str(path)]
-    benchmark_module("heads").main([*TINY, *size, "--lines", "1", "3"])
-    training, inference = results_of(path)
-    theirs, ours = training["memory_mib"]
-    # At least a map of the finest level, of 256 channels; and their ratio is what is printed.
-    assert min(theirs, ours) > 4 * 256 * 64 * 64 / 2**20
-    assert f"| {ours / theirs:.2f} |\n" in capsys.readouterr().out
-    assert inference["memory_mib"] is None
+def test_a_ratio_above_its_bar_fails(
+    benchmark_module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    heads = benchmark_module("heads")
+    times = iter([[2.0], [2.1], [1.0], [0.91]] * 2)
+    monkeypatch.setattr(heads, "make_step", lambda *_: None)
+    monkeypatch.setattr(heads, "take_turns", lambda *_, limit: [next(times), next(times)])
+    with pytest.raises(SystemExit, match="above the bar: GA-RPN head, training step, no prop"):
+        heads.main([*TINY, "--lines", "0", "1"])
+    assert "| 1.05 | 1.05 |" in capsys.readouterr().out
+    # Bars of small images, and none for another setting.
+    heads.main([*TINY, "--small", "--lines", "0", "1"])
+    assert "| 0.91 | 1.10 |" in capsys.readouterr().out
+    args = heads.argparse.Namespace(device="cuda", batch=1, boxes=60, share=0.05, precision="amp")
+    assert heads.bar_of(heads.LINES[0], args) is None
 
 
 # --------------------------------------------------------------------------------- feature adaption
@@ -207,8 +164,7 @@ def test_targets(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     lines = results_of(path)
     assert [(x["boxes"], x["threads"]) for x in lines] == [(1, 1), (1, 2), (9, 1), (9, 2)]
     for line in lines:
-        seconds = {k: v[0] for k, v in line["seconds"].items()}
-        assert min(seconds.values()) > 0
+        assert min(line["seconds"].values()) > 0
         # At least the labels of all cells, eight bytes each, are there at some time.
         assert 8 * (24 * 16 + 12 * 8) / 2**20 < line["memory_mib"] < targets.bound_mib("cpu", 1)
     monkeypatch.setitem(targets.BOUND_MIB, "cpu", 0.001)
@@ -216,7 +172,7 @@ def test_targets(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         targets.main([*case, "--threads", "1"])
 
 
-def test_mmdetection_missing_from_its_environment_is_told(benchmark_module, tmp_path: Path) -> None:
+def test_missing_mmdetection_is_reported(benchmark_module, tmp_path: Path) -> None:
     peer = benchmark_module("mmdetection.peer")
     fake = tmp_path / "python"
     fake.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
@@ -249,17 +205,18 @@ def test_inputs_and_results_pass_between_the_environments(
 ) -> None:
     peer = benchmark_module("mmdetection.peer")
     args = Namespace(
-        size=(64, 96), batch=2, boxes=3, share=0.1, proposals=True, threads=1, repeats=1,
+        size=(64, 96), batch=2, boxes=3, share=0.1, threads=1, repeats=1,
         mmdet_torchvision_ops=True,
     )  # fmt: skip
-    seconds, shapes = peer.time_line(fake_mmdet_python, "rpn", "training", args)
+    line = benchmark_module("heads").LINES[2]
+    seconds, shapes = peer.time_line(fake_mmdet_python, line, args)
     assert seconds == [1.0]
     assert [shapes[f"p{i}"] for i in (2, 6)] == [[2, 32, 16, 24], [2, 32, 1, 2]]
     assert shapes["boxes.1"][1] == 4
     assert shapes["classes.1"] == shapes["boxes.1"][:1]
 
 
-def test_mmdetections_heads_are_a_third_side(
+def test_comparison_with_mmdetection(
     benchmark_module, fake_mmdet_python: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     path = tmp_path / "compare.json"
@@ -274,36 +231,40 @@ def test_mmdetections_heads_are_a_third_side(
     ]
     printed = capsys.readouterr().out
     for line in lines:
-        assert line["mmdetection_s"] == [1.0]
-        theirs, ours = line["detectron2_s"][0], line["ours_s"][0]
+        assert line["mmdetection_s"] == 1.0
+        theirs, ours = line["detectron2_s"], line["ours_s"]
         assert f"| {1 / theirs:.2f} | {ours:.3f} |" in printed
 
 
-def test_a_missing_environment_of_mmdetection_is_told_at_once(
+def test_wrong_arguments_of_the_comparison_fail_at_once(
     benchmark_module, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     main = benchmark_module("mmdetection.compare").main
     absent = tmp_path / "bin" / "python"
-    for options, told in (
+    for options, message in (
         ([], "the following arguments are required: --mmdet-python"),
-        (["--mmdet-python", str(absent)], f"--mmdet-python {absent} is no program: name the Pyt"),
-        (["--mmdet-python", sys.executable, "--device", "cuda"], "timed on a CPU alone"),
+        (["--mmdet-python", str(absent)], f"--mmdet-python {absent}: no such program; name the"),
+        (["--mmdet-python", sys.executable, "--device", "cuda"], "run on a CPU only"),
     ):
         with pytest.raises(SystemExit) as stop:
             main([*TINY, *options])
         output, errors = capsys.readouterr()
         assert stop.value.code == 2
-        assert told in errors.splitlines()[-1]
+        assert message in errors.splitlines()[-1]
         assert not output
 
 
 @pytest.mark.slow
-def test_memory_in_processes_of_their_own(benchmark_module, tmp_path: Path) -> None:
+def test_memory_in_new_processes(benchmark_module, tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    size = ["--size", "256", "256", "--boxes", "3", "--memory", "--output", str(path)]
+    benchmark_module("heads").main([*TINY, *size, "--lines", "1"])
+    # At least a map of the finest level, of 256 channels.
+    assert min(results_of(path)[0]["memory_mib"]) > 4 * 256 * 64 * 64 / 2**20
+
     path = tmp_path / "models.json"
     benchmark_module("models").main(
-        [*TINY, "--models", "ga_rpn_R_50", "--size", "64", "96", "--modes", "training",
+        [*TINY, "--models", "ga_rpn_R_50", "--size", "64", "96", "--modes", "training", "--memory",
          "--output", str(path), "--opts", *NARROW]
     )  # fmt: skip
-    (line,) = results_of(path)
-    assert all(0 <= x < 2000 for x in line["memory_mib"])
-    assert os.cpu_count() == json.loads(path.read_text())["machine"]["cores"]
+    assert all(0 <= x < 2000 for x in results_of(path)[0]["memory_mib"])
