@@ -1,19 +1,17 @@
-"""``python -m ga_detectron2.model_zoo [FILE]`` writes the page of the model zoo."""
+"""``python -m ga_detectron2.model_zoo PAGE`` updates the table of published models in a page."""
 
 import sys
 from pathlib import Path
 
-from .docs import render_page
+from .docs import update_page
 
 
 def main() -> None:
-    """Print the page, or write it to the file that the command line names."""
-    if len(sys.argv) > 2 or "-h" in sys.argv or "--help" in sys.argv:
-        sys.exit("usage: python -m ga_detectron2.model_zoo [docs/model_zoo.md]")
-    if len(sys.argv) == 2:
-        Path(sys.argv[1]).write_text(render_page(), encoding="utf-8")
-    else:
-        print(render_page(), end="")
+    """Rewrite the page that the command line names."""
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        sys.exit("usage: python -m ga_detectron2.model_zoo docs/model_zoo.md")
+    page = Path(sys.argv[1])
+    page.write_text(update_page(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
