@@ -47,7 +47,7 @@ class GACheckpointer(DetectionCheckpointer):
     In no file is anything executed: ``weights_only`` for what ``torch.save`` wrote, of which
     programs are refused, and for detectron2's ``.pkl`` files
     :func:`~.numpy_pickle.load_numpy_pickle`. (For strangers' files take torch 2.10 or newer, which
-    mended a fault in ``weights_only``: docs/versions.md.)
+    mended a fault in ``weights_only``: docs/reliability.md.)
 
     With ``complete`` nothing of a model may keep its initial values, whatever the file is: that is
     for weights that are not to be trained any further. A file may hold more than the model.

@@ -199,3 +199,14 @@ def test_files_are_asked_for_where_they_were_published(monkeypatch, tmp_path):
         path = PathManager.get_local_path(f"ga://{model.name}")
         assert path == str(tmp_path / "ga_detectron2" / model.weights_url.split("/")[-1])
         assert asked[-1] == (model.weights_url, path, model.sha256_prefix)
+
+
+def test_recipes_and_lazy_configs():
+    assert model_zoo.get_config("recipes/ga_mask_R_50").MODEL.MASK_ON
+    for name in ("recipes/absent", "../configs/ga_rpn_R_50", "lazy/ga_rpn_R_50"):
+        with pytest.raises(ModelZooError, match="no model"):
+            model_zoo.get_config(name)
+    cfg = model_zoo.get_lazy_config("ga_faster_R_50.py", trained=True)
+    assert cfg.train.init_checkpoint == "ga://ga_faster_R_50"
+    with pytest.raises(ModelZooError, match="no lazy config 'ga_fast_R_50', only ga_fas"):
+        model_zoo.get_lazy_config("ga_fast_R_50")
