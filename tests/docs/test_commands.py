@@ -27,7 +27,7 @@ NOT_OURS = (
     r"nox -l",
     r"\.ci/run",
     r"torchrun .*",
-    r"(bash )?tools/(setup_env|test|build_docs)\.sh.*",
+    r"(bash )?tools/(setup_env|test|build_docs|pack_offline)\.sh.*",
 )
 BLOCKS = [
     (str(page.relative_to(PROJECT)), i)
