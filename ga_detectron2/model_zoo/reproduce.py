@@ -24,10 +24,9 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ga_detectron2.errors import CheckpointError
+from ga_detectron2.errors import CheckpointError, ConfigError
 
 from ..engine import (
-    ConfigError,
     GATrainer,
     check_run,
     load_config,

@@ -5,7 +5,6 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,9 +15,7 @@ from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.engine import load_config
-from ga_detectron2.engine.lazy_config import load_lazy_config
 from ga_detectron2.errors import CheckpointError
-from tests.recipes.runs import narrow_lazy
 from tests.scripts import load_script
 
 from .reference import CONFIGS, NARROW, SHAPES, make_narrow
@@ -191,14 +188,3 @@ def test_tools_tell_in_one_line(
     assert re.search(ANOTHER, said)
     assert "\n" not in said
     assert not (tmp_path / "out").exists()
-
-
-def test_lazy_configs(files: Callable, tmp_path: Path) -> None:
-    script = load_script("lazyconfig_train_net")
-    cfg = load_lazy_config(str(CONFIGS / "lazy" / "ga_rpn_R_50.py"))
-    cfg = narrow_lazy(cfg, "ga_rpn_R_50")
-    cfg.train.device = "cpu"
-    cfg.train.init_checkpoint = files("ga_retinanet_R_50")
-    cfg.train.output_dir = str(tmp_path)
-    with pytest.raises(CheckpointError, match=ANOTHER):
-        script.evaluate(cfg, SimpleNamespace(resume=False))
