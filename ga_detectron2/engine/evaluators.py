@@ -153,9 +153,9 @@ def _check_keypoints(cfg: CfgNode, dataset_name: str, coco: COCO) -> None:
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {number}, but annotations of "
             f"'{dataset_name}' have {', '.join(map(str, sorted(found - {number})))} keypoints"
         )
-    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or NUM_COCO_KEYPOINTS
-    if sigmas != number:
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    if sigmas != number and (sigmas or number != NUM_COCO_KEYPOINTS):
         raise ConfigError(
-            f"TEST.KEYPOINT_OKS_SIGMAS must have {number} numbers, one for each keypoint (without "
-            f"any, detectron2 takes those of COCO's {NUM_COCO_KEYPOINTS})"
+            f"TEST.KEYPOINT_OKS_SIGMAS has {sigmas} numbers for {number} keypoints; it needs one "
+            f"for each, such as 0.05 (only COCO's {NUM_COCO_KEYPOINTS} have known ones)"
         )
