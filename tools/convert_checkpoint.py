@@ -1,22 +1,25 @@
 #!/usr/bin/env python
-"""Write the weights of an MMDetection or torchvision file as a file of detectron2.
+"""Convert an MMDetection or torchvision file of weights to a file of detectron2.
 
     tools/convert_checkpoint.py ga://ga_faster_R_50 ga_faster_R_50.pth
     tools/convert_checkpoint.py downloaded.pth ga_rpn.pth --config-file configs/ga_rpn_R_50.yaml
 
-train_net.py and the other tools take the original files too. A converted file is also for
-detectron2's own programs, and for training with another number of classes: of a file of detectron2,
-tensors that do not fit are left out, with a warning.
+The tools of ga_detectron2 also load the original files, and ga://NAME works wherever detectron2
+takes a path. A converted file is for programs that do not import ga_detectron2, and for training
+from the part of a model that fits, as with another number of classes.
 """
 
 import argparse
+import os
 
 from detectron2.modeling import build_model
 
-from ga_detectron2.checkpoint.convert_file import convert_file
+from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.checkpoint.conversion import read_converted, save_content
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import add_overrides, errors_in_one_line, make_parser
 from ga_detectron2.engine.output_paths import check_output_file
+from ga_detectron2.errors import ConfigError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,8 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="compare with the model of this YAML configuration: each tensor must have its place, "
-        "and each place its tensor (default: not compared)",
+        help="check that the weights are complete for this YAML configuration",
     )
     add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
@@ -43,16 +45,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("convert_checkpoint.py"):
-        check_output_file("OUT", args.target)
-        model_state = None
+        if not args.target.endswith(".pth"):
+            raise ConfigError(f"OUT: the name {args.target} must end in .pth")
+        check_output_file("OUT", args.target, inputs=(args.source,))
+        content = read_converted(args.source)
+        is_backbone = "matching_heuristics" in content
         if args.config_file:
             cfg = load_config(args.config_file, args.opts)
             cfg.MODEL.DEVICE = "cpu"
-            model_state = build_model(cfg).state_dict()
-        weights = convert_file(args.source, args.target, model_state)
-    what = "a backbone" if weights.is_backbone else "a model"
+            GACheckpointer(build_model(cfg), complete=not is_backbone).load(args.source)
+        os.makedirs(os.path.dirname(os.path.abspath(args.target)), exist_ok=True)
+        save_content(content, args.target)
+    what = "a backbone" if is_backbone else "a model"
     checked = f"complete for {args.config_file}" if args.config_file else "not checked (no config)"
-    print(f"{args.target}: {len(weights.tensors)} tensors of {what}, {checked}")
+    print(f"{args.target}: {len(content['model'])} tensors of {what}, {checked}")
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ def exists(target: str, module: str | None, class_name: str | None) -> bool:
 
 def _get(scope: Any, name: str) -> Any:
     for part in name.split("."):
-        # Fields of dataclasses without a default are no attributes of the class.
-        fields = getattr(scope, "__dataclass_fields__", {})
-        scope = getattr(scope, part, fields.get(part))
+        scope = getattr(scope, part, None)
         if scope is None:
             return None
     return scope

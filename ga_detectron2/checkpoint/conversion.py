@@ -1,142 +1,130 @@
-"""From a file's tensors to those of a model, with nothing lost on the way."""
+"""Foreign weights in detectron2's format, and the rule for tensors that a model may lack."""
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import nn
 
+from ga_detectron2.atomic import atomic_open
 from ga_detectron2.errors import CheckpointError
 
-from .mmdet import convert_mmdet_names, convert_mmdet_state_dict, find_mmdet_names
+from .mmdet import convert_mmdet_state_dict, find_mmdet_names
+from .reading import read_checkpoint
 
-__all__ = [
-    "BOTTOM_UP",
-    "ConvertedWeights",
-    "check_complete",
-    "check_fit",
-    "convert_weights",
-    "is_backbone_name",
-    "is_needed",
-]
+__all__ = ["AUTHOR", "check_fit", "convert_weights", "read_converted", "save_content"]
 
-BOTTOM_UP = "backbone.bottom_up."
-_BACKBONE = re.compile(r"\A(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5])|roi_heads\.res5)\.")
-# Tensors of a model that a file may lack: no result depends on them, they follow from the
-# configuration, or (the offsets of a deformable backbone) begin at zero on purpose.
-_NOT_NEEDED = re.compile(
-    r"\A(?:.*\.num_batches_tracked|pixel_mean|pixel_std|.*\.cell_anchors\.\d+"
-    r"|.*\.conv2_offset\.(?:weight|bias))\Z"
+AUTHOR = "ga_detectron2"
+"""``__author__`` of converted weights."""
+
+_BOTTOM_UP = "backbone.bottom_up."
+_BACKBONE = re.compile(r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5])|roi_heads\.res5)\.")
+_BLOCK = re.compile(r"(?:.*\.)?(res[2-5])\.(\d+)\.")
+# Tensors without influence on results, those that follow from the configuration, and the offsets of
+# a deformable backbone, which start at zero.
+_OPTIONAL = re.compile(
+    r"(?:.*\.num_batches_tracked|pixel_mean|pixel_std|.*\.cell_anchors\.\d+"
+    r"|.*\.conv2_offset\.(?:weight|bias))"
 )
 
-# What batch norm learns without a gradient.
-_STATISTIC = re.compile(r"\A(?:.*\.)?running_(?:mean|var)\Z")
 
+def convert_weights(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert the tensors of an MMDetection or torchvision file to a detectron2 file's content.
 
-class ConvertedWeights(NamedTuple):
-    """The tensors of a file that has other names than ours."""
-
-    tensors: dict[str, torch.Tensor]
-    """By our names in the whole model."""
-    names: dict[str, str]
-    """The names in the file, by ours."""
-    is_backbone: bool
-    """Whether they are only a backbone's, as those of a network trained on ImageNet."""
-
-
-def convert_weights(tensors: Mapping[str, Any]) -> ConvertedWeights:
-    """Convert the tensors of an MMDetection or torchvision file, by their names in it.
+    Returns:
+        Tensors under ``model``, ready for detectron2's ``DetectionCheckpointer``. A backbone alone
+        comes with ``matching_heuristics``, as in detectron2's ImageNet files.
 
     Raises:
-        CheckpointError: if the names are no such file's, or it has no tensor that is needed.
+        CheckpointError: a name is unknown, or no tensor is needed.
     """
-    converted = convert_mmdet_state_dict(tensors)
-    if not converted:
+    model = convert_mmdet_state_dict(tensors)
+    if not model:
         raise CheckpointError("holds no tensor that a model needs")
-    names = {ours: theirs for theirs, ours in convert_mmdet_names(tensors).items()}
-    return ConvertedWeights(converted, names, all(n.startswith(BOTTOM_UP) for n in names))
+    content: dict[str, Any] = {"model": model, "__author__": AUTHOR}
+    if all(name.startswith(_BOTTOM_UP) for name in model):
+        content["model"] = {name.removeprefix(_BOTTOM_UP): v for name, v in model.items()}
+        content["matching_heuristics"] = True
+    return content
 
 
-def check_fit(weights: ConvertedWeights, model_state: Mapping[str, torch.Tensor]) -> None:
-    """Check that each tensor has its place in a model, and each place its tensor.
+def read_converted(path: str) -> dict[str, Any]:
+    """Read an MMDetection, torchvision or converted file as the content of a detectron2 file.
 
     Args:
-        weights: those of a whole model, or of a backbone alone.
-        model_state: the model's ``state_dict()``, of which only the shapes count.
+        path: see :func:`read_checkpoint`.
 
     Raises:
-        CheckpointError: naming the first tensor that does not fit, by both its names, and how many
-            more there are.
+        CheckpointError: the file cannot be used.
     """
-    problems = []
-    for ours, tensor in weights.tensors.items():
-        both = f"tensor '{weights.names[ours]}' ('{ours}' in detectron2)"
-        if ours not in model_state:
-            problems.append(f"{both} has no place in this model")
-        elif tensor.shape != model_state[ours].shape:
-            shape, expected = tuple(tensor.shape), tuple(model_state[ours].shape)
-            problems.append(f"{both} has the shape {shape}, but in this model {expected}")
-    for ours in model_state:
-        if ours in weights.tensors or not is_needed(ours):
-            continue
-        if not weights.is_backbone or is_backbone_name(ours):
-            theirs = _say_theirs(ours, weights)
-            problems.append(f"there is no tensor{theirs} for '{ours}' of this model")
-    if problems:
-        more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
-        raise CheckpointError(problems[0] + more)
+    try:
+        content = read_checkpoint(path)
+        is_converted = content.get("__author__") == AUTHOR
+        return content if is_converted else convert_weights(content["model"])
+    except CheckpointError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
-def check_complete(
-    model: nn.Module,
-    missing: Iterable[str],
-    shapes: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]],
+def save_content(content: Mapping[str, Any], path: str) -> None:
+    """``torch.save`` to a local file that appears when it is complete.
+
+    Raises:
+        OSError: the file cannot be written; names ``path``.
+    """
+    try:
+        with atomic_open(path) as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # torch's own, after that of the file
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__cause__ or reason.__context__
+        if reason is None:
+            raise
+        raise OSError(reason.errno, reason.strerror, path) from error
+
+
+def check_fit(
+    model_names: Iterable[str], incompatible: Any, *, whole: bool, strict: bool = False
 ) -> None:
-    """Check that nothing that results depend on was left at its initial value.
+    """Check a model after loading: the one rule for which of its tensors a file may lack.
+
+    A file may lack :data:`_OPTIONAL` tensors, and unless ``whole`` all that do not belong to a
+    ResNet backbone. It may hold more than the model, but not the blocks of a deeper ResNet.
 
     Args:
-        model: after a file was loaded.
-        missing: names of the model that the file lacks.
-        shapes: of tensors that were not loaded: name, shape in the file and in the model.
+        model_names: names in the model's ``state_dict()``.
+        incompatible: result of ``Checkpointer._load_model``.
+        whole: whether no tensor may keep its initial value.
+        strict: whether each tensor of the file must have its place.
 
     Raises:
-        CheckpointError: naming the first such tensor, and how many more there are.
+        CheckpointError: names the first tensor that does not fit, and the number of others.
     """
+
+    def is_needed(name: str) -> bool:
+        return not _OPTIONAL.fullmatch(name) and (whole or bool(_BACKBONE.match(name)))
+
     problems = [
         f"tensor '{name}' has the shape {theirs}, but in this model {ours}"
-        for name, theirs, ours in shapes
+        for name, theirs, ours in incompatible.incorrect_shapes
+        if is_needed(name)
     ]
-    absent = set(missing) - {name for name, _, _ in shapes}
-    state = model.state_dict(keep_vars=True)
-    # A tensor with two names is in the file if one of them is.
-    present = {id(tensor) for name, tensor in state.items() if name not in absent}
-    for name, tensor in state.items():
-        is_learned = isinstance(tensor, nn.Parameter) or _STATISTIC.match(name)
-        if name in absent and is_learned and is_needed(name) and id(tensor) not in present:
-            problems.append(f"there is no tensor for '{name}' of this model")
+    misshapen = {name for name, _, _ in incompatible.incorrect_shapes}
+    for name in incompatible.missing_keys:
+        if is_needed(name) and name not in misshapen:
+            theirs = " or ".join(f"'{n}'" for n in find_mmdet_names(name))
+            note = f" ({theirs} in MMDetection)" if theirs else ""
+            problems.append(f"there is no tensor for '{name}'{note} of this model")
+    blocks = {match.groups() for name in model_names if (match := _BLOCK.match(name))}
+    stages = {stage for stage, _ in blocks}
+    for name in incompatible.unexpected_keys:
+        match = _BLOCK.match(name)
+        is_deeper = match and match[1] in stages and match.groups() not in blocks
+        if strict or is_deeper:
+            problems.append(f"tensor '{name}' has no place in this model")
     if problems:
         more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
         raise CheckpointError(
             f"{problems[0]}{more}; these weights are of another model. Use the configuration that "
             "they were trained with (config.yaml beside them)"
         )
-
-
-def is_backbone_name(name: str) -> bool:
-    """Whether a tensor of a model belongs to a ResNet's part that is trained on ImageNet."""
-    return _BACKBONE.match(name) is not None
-
-
-def is_needed(name: str) -> bool:
-    """Whether a model would be another one without this tensor of a file."""
-    return _NOT_NEEDED.match(name) is None
-
-
-def _say_theirs(ours: str, weights: ConvertedWeights) -> str:
-    """The name that a missing tensor would have in the file."""
-    present = set(weights.names.values())
-    parts = {name.split(".")[0] for name in present}
-    theirs = [name for name in find_mmdet_names(ours) if name not in present]
-    theirs = [name for name in theirs if name.split(".")[0] in parts] or theirs
-    return f" {' or '.join(repr(name) for name in theirs)}" if theirs else ""

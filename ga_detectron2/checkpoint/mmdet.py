@@ -19,13 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 
 from ga_detectron2.errors import CheckpointError
 
 from .name_template import NameTemplate
-from .tensors import check_tensors
+from .reading import to_tensors
 
 __all__ = ["convert_mmdet_names", "convert_mmdet_state_dict", "find_mmdet_names"]
 
@@ -161,7 +160,10 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
         CheckpointError: (a ValueError) for a name that is not known, a part that can be read in
             two ways, two names of one tensor, and what is not a dictionary of tensors.
     """
-    tensors = _get_tensors(state_dict)
+    content: Any = state_dict
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    tensors = to_tensors(dict(content) if isinstance(content, Mapping) else content)
     return {ours: tensors[theirs] for theirs, ours in convert_mmdet_names(tensors).items()}
 
 
@@ -267,16 +269,3 @@ def _check_distinct(names: Mapping[str, str]) -> None:
         if ours in seen:
             raise CheckpointError(f"tensors '{seen[ours]}' and '{theirs}' are both '{ours}'")
         seen[ours] = theirs
-
-
-def _get_tensors(content: Any) -> dict[str, torch.Tensor]:
-    """Take the tensors out of what a file holds."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"expected a dictionary of tensors, not {type(content).__name__}")
-    check_tensors(content)
-    return {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        for name, value in content.items()
-    }

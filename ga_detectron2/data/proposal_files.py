@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ga_detectron2.atomic import atomic_open
-from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
+from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
 from ga_detectron2.errors import CheckpointError, DataError
 
 __all__ = [

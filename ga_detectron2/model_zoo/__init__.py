@@ -1,7 +1,6 @@
-"""The published models: configurations and weights by name, like ``detectron2.model_zoo``.
+"""The published models: configurations and weights by name, as in ``detectron2.model_zoo``.
 
-Importing this package makes detectron2's ``PathManager``, and so ``MODEL.WEIGHTS``, know
-``ga://NAME``.
+Importing this package registers ``ga://NAME`` with detectron2's ``PathManager``.
 """
 
 from ga_detectron2.errors import ModelZooError

@@ -1,4 +1,4 @@
-"""Models by their names, like ``detectron2.model_zoo``."""
+"""Models by name, as in ``detectron2.model_zoo``."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from ga_detectron2.errors import ModelZooError
+from ga_detectron2.checkpoint import GACheckpointer
+from ga_detectron2.config import add_ga_config
+from ga_detectron2.errors import CheckpointError, ModelZooError
 
-from ..checkpoint import GACheckpointer
-from ..config import add_ga_config
 from .handler import ModelZooHandler, find_file
 
 __all__ = [
@@ -25,78 +25,70 @@ __all__ = [
 
 
 def list_names() -> list[str]:
-    """Return the names of all configurations."""
+    """Names of the published configurations."""
     return sorted(path.stem for path in _config_dir().glob("ga_*.yaml"))
 
 
 def get_config_file(name: str) -> str:
-    """Return the path of a configuration.
+    """The path of a configuration, also for ``_BASE_`` in a project's own YAML.
 
     Args:
-        name: such as ``ga_faster_R_50`` or ``recipes/ga_mask_R_50``, with or without ``.yaml``.
+        name: in ``configs``, with or without ``.yaml``: ``ga_faster_R_50``, ``Base-GARPN``,
+            ``recipes/ga_mask_R_50``.
 
     Raises:
-        ModelZooError: (a RuntimeError) if there is no such configuration.
+        ModelZooError: there is no such configuration.
     """
-    name = name.removesuffix(".yaml")
-    if name not in list_names() and name not in _recipes():
-        raise ModelZooError(f"there is no model '{name}', only {', '.join(list_names())}")
-    return str(_config_dir() / f"{name}.yaml")
+    return _find_config(name, ".yaml")
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode:
-    """Return the configuration of a model.
+    """The configuration of a model.
 
     Args:
         name: as in :func:`get_config_file`.
-        trained: let ``MODEL.WEIGHTS`` be the published weights, and not those of a backbone that
-            training begins with.
+        trained: set ``MODEL.WEIGHTS`` to the published weights, instead of the backbone that
+            training starts from.
 
     Raises:
-        ModelZooError: if there is no such configuration, or there are no published weights.
+        ModelZooError: there is no such configuration, or no published weights.
     """
     cfg = get_cfg()
     add_ga_config(cfg)
     cfg.merge_from_file(get_config_file(name), allow_unsafe=False)
     if trained:
-        get_checkpoint_url(name)
-        cfg.MODEL.WEIGHTS = ModelZooHandler.PREFIX + name.removesuffix(".yaml")
+        cfg.MODEL.WEIGHTS = _find_weights(name.removesuffix(".yaml"))
     return cfg
 
 
 def get_lazy_config(name: str, trained: bool = False) -> DictConfig:
-    """Return the Python configuration of a model, of those in ``configs/lazy``.
+    """The Python configuration of a model.
 
     Args:
-        name: such as ``ga_faster_R_50``, with or without ``.py``.
-        trained: let ``train.init_checkpoint`` be the published weights.
+        name: in ``configs/lazy``, with or without ``.py``.
+        trained: set ``train.init_checkpoint`` to the published weights.
 
     Raises:
-        ModelZooError: if there is no such configuration, or there are no published weights.
+        ModelZooError: there is no such configuration, or no published weights.
     """
-    name = name.removesuffix(".py")
-    files = {path.stem: path for path in (_config_dir() / "lazy").glob("*.py")}
-    if name not in files:
-        raise ModelZooError(f"there is no lazy config '{name}', only {', '.join(sorted(files))}")
-    cfg = LazyConfig.load(str(files[name]))
+    cfg = LazyConfig.load(_find_config(f"lazy/{name}", ".py"))
     if trained:
-        get_checkpoint_url(name)
-        cfg.train.init_checkpoint = ModelZooHandler.PREFIX + name
+        cfg.train.init_checkpoint = _find_weights(name.removesuffix(".py"))
     return cfg
 
 
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
-    """Build a model and load its weights, which are downloaded where they are not in the cache.
+    """Build a model and load its weights, which are downloaded if necessary.
 
     Args:
         name, trained: as in :func:`get_config`.
-        device: instead of the configuration's; the CPU where there is no GPU.
+        device: overrides the configuration's, which is the CPU on machines without a GPU.
 
     Returns:
         The model, in training mode.
 
     Raises:
-        ModelZooError: as :func:`get_config`, and where the weights cannot be downloaded.
+        ModelZooError: as in :func:`get_config`, or the weights cannot be downloaded or loaded.
     """
     cfg = get_config(name, trained)
     if device is not None:
@@ -104,24 +96,40 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     elif not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
-    GACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    try:
+        GACheckpointer(model, complete=trained).load(cfg.MODEL.WEIGHTS)
+    except CheckpointError as error:
+        raise ModelZooError(error) from error
     return model
 
 
 def get_checkpoint_url(name: str) -> str:
-    """Return the address at which the weights of a model were published.
+    """The address at which the weights of a model were published.
 
     Raises:
-        ModelZooError: (a RuntimeError) if there are none.
+        ModelZooError: there are none.
     """
     return find_file(name.removesuffix(".yaml")).url
 
 
-def _recipes() -> list[str]:
-    return [f"recipes/{path.stem}" for path in (_config_dir() / "recipes").glob("*.yaml")]
+def _find_weights(name: str) -> str:
+    find_file(name)
+    return ModelZooHandler.PREFIX + name
+
+
+def _find_config(name: str, suffix: str) -> str:
+    """The path of a file in the folder ``configs``."""
+    files = {str(path.relative_to(_config_dir())) for path in _config_dir().rglob(f"*{suffix}")}
+    file = name.removesuffix(suffix) + suffix
+    if file not in files:
+        raise ModelZooError(
+            f"there is no configuration '{name}'; the published models are "
+            f"{', '.join(list_names())}"
+        )
+    return str(_config_dir() / file)
 
 
 def _config_dir() -> Path:
-    """The folder ``configs``: in this package, or in a checkout where links do not work."""
+    """The folder ``configs`` of an installed package, or of a checkout without links."""
     packaged = Path(__file__).parent / "configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[2] / "configs"

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
-from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
+from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
 from ga_detectron2.evaluation.proposal_recall import evaluate_recall
 
 from .plots import RecallCurve

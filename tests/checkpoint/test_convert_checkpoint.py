@@ -1,55 +1,62 @@
-"""tools/convert_checkpoint.py as a user calls it."""
+"""tools/convert_checkpoint.py."""
 
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 from ga_detectron2.engine import load_config
+from tests.scripts import load_script
 
-from .reference import CONFIGS, NARROW, SHAPES, make_narrow
+from .reference import CONFIGS, NARROW, SHAPES, make_imagenet, make_narrow
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "convert_checkpoint.py"
 CONFIG = str(CONFIGS / "ga_retinanet_R_50.yaml")
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
-    """Run the script; return what it prints, or raise SystemExit."""
+def convert(*arguments: str) -> None:
+    load_script("convert_checkpoint").main(list(arguments))
 
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-        return capsys.readouterr().out
 
-    return run
+def narrow_model() -> torch.nn.Module:
+    return build_model(load_config(CONFIG, ["MODEL.DEVICE", "cpu", *NARROW]))
 
 
 @pytest.fixture
-def tensors(tmp_path):
+def tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    monkeypatch.chdir(tmp_path)
     tensors = make_narrow(SHAPES["ga-retinanet_r50-caffe_fpn_1x_coco"])
-    torch.save({"state_dict": tensors, "meta": {}}, tmp_path / "in.pth")
+    torch.save({"state_dict": tensors, "meta": {}}, "in.pth")
     return tensors
 
 
-def test_converts_and_checks(call, tmp_path, tensors):
-    said = call("in.pth", "out.pth", "--config-file", CONFIG, *NARROW)
-    assert said == f"out.pth: 309 tensors of a model, complete for {CONFIG}\n"
-    cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu", *NARROW])
-    model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(tmp_path / "out.pth"))
+def test_converted_model_loads_in_detectron2(
+    tensors: dict, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    convert("in.pth", "new/out.pth", "--config-file", CONFIG, *NARROW)
+    assert "309 tensors of a model, complete for" in capsys.readouterr().out
+    model = narrow_model()
+    DetectionCheckpointer(model).load("new/out.pth")
     found = model.state_dict()
     assert torch.equal(found["head.cls_score.weight"], tensors["bbox_head.retina_cls.weight"])
     assert torch.equal(found["backbone.top_block.p7.bias"], tensors["neck.fpn_convs.4.conv.bias"])
+    convert("new/out.pth", "copy.pth")
+    assert "309 tensors of a model, not checked" in capsys.readouterr().out
 
 
-def test_converts_without_a_configuration(call, tensors):
-    assert "309 tensors of a model, not checked" in call("in.pth", "out.pth")
+def test_converted_backbone_loads_in_detectron2(
+    tensors: dict, capsys: pytest.CaptureFixture
+) -> None:
+    backbone = make_imagenet(torchvision.models.resnet50)
+    torch.save(backbone, "in.pth")
+    convert("in.pth", "out.pth", "--config-file", CONFIG, *NARROW)
+    assert "265 tensors of a backbone" in capsys.readouterr().out
+    model = narrow_model()
+    DetectionCheckpointer(model).load("out.pth")
+    found = model.backbone.bottom_up.state_dict()
+    assert torch.equal(found["res5.2.conv3.weight"], backbone["layer4.2.conv3.weight"])
 
 
 @pytest.mark.parametrize(
@@ -57,22 +64,25 @@ def test_converts_without_a_configuration(call, tensors):
     [
         (["in.pth", "out.pth", "--config-file", CONFIG], "error: in.pth: tensor .* has the shape"),
         (["in.pth", "out.pth", "--config-file", "no.yaml"], "error: no.yaml: "),
-        (["in.pth", "out.pth", "--config-file", CONFIG, "MODEL.NONE", "1"], "error: .*NONE"),
         (["absent.pth", "out.pth"], "error: .*absent.pth"),
         (["in.pth", "in.pth/out.pth"], "error: OUT: in.pth/out.pth .*in.pth is a file"),
+        (["in.pth", "./in.pth"], "error: OUT: ./in.pth is an input"),
         (["in.pth", "out.pkl"], "must end in .pth"),
         (["ga://ga_none", "out.pth"], "error: ga://ga_none: .*'ga_none'"),
     ],
 )
-def test_says_in_one_line_what_is_wrong(call, tmp_path, tensors, arguments, message):
-    with pytest.raises(SystemExit, match=message) as e:
-        call(*arguments)
-    assert "\n" not in str(e.value)
+def test_errors_are_one_line_and_write_nothing(
+    tmp_path: Path, tensors: dict, arguments: list[str], message: str
+) -> None:
+    before = Path("in.pth").read_bytes()
+    with pytest.raises(SystemExit, match=message) as error:
+        convert(*arguments)
+    assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["in.pth"]
+    assert Path("in.pth").read_bytes() == before
 
 
-def test_arguments_that_make_no_sense(call, tensors, capsys):
-    for arguments in (["in.pth"], ["in.pth", "out.pth", "KEY", "1"]):
-        with pytest.raises(SystemExit, match="2"):
-            call(*arguments)
+def test_overrides_need_a_configuration(tensors: dict, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        convert("in.pth", "out.pth", "KEY", "1")
     assert "--config-file is missing" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ga_detectron2.checkpoint.numpy_pickle import load_numpy_pickle
+from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
 
 from .reference import PROJECT, SHAPES, config_of
 

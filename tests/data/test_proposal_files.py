@@ -115,7 +115,7 @@ def test_refuses_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     write_proposals(str(path), Proposals([1], [np.zeros((1, 4))], [np.zeros(1)]))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ProposalFileError, match="damaged, truncated"):
+    with pytest.raises(ProposalFileError, match="damaged or truncated"):
         read_proposals(str(path))
     with pytest.raises(ProposalFileError, match="not a file of proposals"):
         read_proposals(write(path, {"ids": [1]}))

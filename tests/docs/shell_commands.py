@@ -1,35 +1,35 @@
-"""The commands that bash would start for a block of shell code, without starting them."""
+"""What bash would start for a block of commands, without starting any of it."""
 
 import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.docs.pages import PROJECT
-
+PROJECT = Path(__file__).resolve().parents[2]
 SCRIPT_FOLDERS = ("tools", "benchmarks", ".ci", "docs/figures")
 # Programs that pages may call; any other is "command not found", which ends a block.
+BASH = "/bin/bash"
 PROGRAMS = ("bash", "nox", "pip", "python", "torchrun")
-STUB = """#!/bin/bash
+STUB = """#!{bash}
 printf '%s\\0' {name} "$@" >>"$COMMAND_LOG"
 printf '\\n' >>"$COMMAND_LOG"
 """
 
 
 class Command(NamedTuple):
-    """A program and its arguments, after expansion by the shell."""
+    """A program and its arguments, after everything that the shell does to them."""
 
     words: tuple[str, ...]
 
     @property
     def script(self) -> str:
-        """Path of the project's script that is run, relative to the project, or ""."""
+        """The script of this project that is run, as seen from its folder, or ""."""
         words = self.words[1:] if self.words[0] in ("python", "bash") else self.words
         return words[0] if words and (PROJECT / words[0]).is_file() else ""
 
     @property
     def arguments(self) -> list[str]:
-        """Arguments of the script."""
+        """What the script is given."""
         return list(self.words[self.words.index(self.script) + 1 :])
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 def make_shadow(folder: Path) -> None:
-    """Fill an empty folder with a copy of the project in which every program is a stub."""
+    """Make an image of the project in an empty folder, in which every program is a stub."""
     names = {name: folder / "bin" / name for name in PROGRAMS}
     for script_folder in SCRIPT_FOLDERS:
         for script in (PROJECT / script_folder).glob("*"):
@@ -46,7 +46,7 @@ def make_shadow(folder: Path) -> None:
                 names[name] = folder / "project" / name
     for name, path in names.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(STUB.format(name=name))
+        path.write_text(STUB.format(bash=BASH, name=name))
         path.chmod(0o755)
     activate = folder / "project" / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
@@ -54,23 +54,28 @@ def make_shadow(folder: Path) -> None:
 
 
 def commands_of(block: str, shadow: Path) -> list[Command]:
-    """Commands of a block in order, with loops and variables expanded by bash.
+    """The commands of a block, in order; loops and variables are bash's own affair.
+
+    Args:
+        block: lines for a shell.
+        shadow: what :func:`make_shadow` made.
 
     Raises:
-        AssertionError: bash finds an error, or a program that is neither a script of the project
+        AssertionError: bash finds a mistake, or a program that is neither a script of the project
             nor one of PROGRAMS.
     """
     log = shadow / "log"
     log.write_text("")
+    environment = {
+        "PATH": str(shadow / "bin"),
+        "COMMAND_LOG": str(log),
+        "HOME": os.environ.get("HOME", "/"),
+        "DETECTRON2_DATASETS": "datasets",
+    }
     finished = subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", block],
+        [BASH, "-euo", "pipefail", "-c", block],
         cwd=shadow / "project",
-        env={
-            "PATH": str(shadow / "bin"),
-            "COMMAND_LOG": str(log),
-            "HOME": os.environ.get("HOME", "/"),
-            "DETECTRON2_DATASETS": "datasets",
-        },
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,

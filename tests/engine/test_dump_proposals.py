@@ -113,7 +113,7 @@ def test_a_damaged_shard_is_named(dump_arguments: Callable, tmp_path: Path) -> N
     dump, _ = script.open_dump(args)
     dump.prepare()
     (tmp_path / "out.pkl.shards" / "00000.pkl").write_bytes(b"\x80\x04")
-    with pytest.raises(SystemExit, match=r"00000.pkl: damaged, truncated"):
+    with pytest.raises(SystemExit, match=r"00000.pkl: damaged or truncated"):
         script.main(dump_arguments("--output", str(tmp_path / "out.pkl"), "--shard-size", "6"))
 
 
@@ -124,7 +124,7 @@ def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is there already, and not from this tool"):
         script.main(dump_arguments("--output", str(output)))
     assert output.read_bytes() == b"precious"
-    with pytest.raises(SystemExit, match="there is no dataset 'none'"):
+    with pytest.raises(SystemExit, match="there is no data set 'none'"):
         script.main(dump_arguments("--output", "x.pkl", "--dataset-name", "none"))
     with pytest.raises(SystemExit, match=r"set MODEL.WEIGHTS"):
         script.main(

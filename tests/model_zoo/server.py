@@ -1,4 +1,4 @@
-"""A small HTTP server on 127.0.0.1 that can be told to misbehave."""
+"""An HTTP server on 127.0.0.1 that can misbehave."""
 
 import socket
 import threading
@@ -12,27 +12,19 @@ class FileServer:
     """Serves byte strings by their paths.
 
     Attributes:
-        files: what is served.
-        statuses: codes with which the next requests are answered instead; 0 for a right answer.
-        cuts: after how many bytes the connections of the next requests are cut; None for never.
-        ranges: whether requests for a part of a file are understood.
-        lengths: whether Content-Length is sent.
-        pause: seconds before each 64 KiB.
-        stalls_at: before which byte a connection waits until this is None.
-        requests: (path, first byte asked for) of each request so far.
-        sent: number of bytes sent so far.
+        files: content by path.
+        status: status code of all answers; 0 for the right one.
+        cut: number of bytes after which connections are cut; None for never.
+        pause: seconds before an answer.
+        requests: paths requested so far.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.statuses: list[int] = []
-        self.cuts: list[int | None] = []
-        self.ranges = True
-        self.lengths = True
+        self.status = 0
+        self.cut: int | None = None
         self.pause = 0.0
-        self.stalls_at: int | None = None
-        self.requests: list[tuple[str, int]] = []
-        self.sent = 0
+        self.requests: list[str] = []
         self.address = ""
 
 
@@ -43,40 +35,16 @@ def serve() -> Iterator[FileServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-            state.requests.append((self.path, start))
-            status = state.statuses.pop(0) if state.statuses else 0
-            cut = state.cuts.pop(0) if state.cuts else None
+            state.requests.append(self.path)
+            time.sleep(state.pause)
             content = state.files.get(self.path)
-            if status or content is None:
-                self.send_error(status or 404)
+            if state.status or content is None:
+                self.send_error(state.status or 404)
                 return
-            start = start if state.ranges else 0
-            if start and start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                last = len(content) - 1
-                self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
-            if state.lengths:
-                self.send_header("Content-Length", str(len(content) - start))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self._send(content[start : None if cut is None else start + cut])
-
-        def _send(self, content: bytes) -> None:
-            for i in range(0, len(content), 1 << 16):
-                time.sleep(state.pause)
-                while state.stalls_at is not None and i >= state.stalls_at:
-                    time.sleep(0.01)
-                try:
-                    self.wfile.write(content[i : i + (1 << 16)])
-                except OSError:  # whoever asked has gone
-                    return
-                state.sent += len(content[i : i + (1 << 16)])
+            self.wfile.write(content[: state.cut])
 
         def log_message(self, *args: object) -> None:
             pass
@@ -96,7 +64,7 @@ def serve() -> Iterator[FileServer]:
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """A port at which nobody answers, and that nobody else gets."""
+    """A port that nobody listens on."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
