@@ -19,8 +19,16 @@ except ImportError as error:
     ) from error
 del dense_detector
 
-from . import data, model_zoo, modeling  # register data sets, ga:// addresses and models
+# Importing these registers datasets, CLIP_TYPE full_model, ga:// addresses and models.
+from . import data, gradient_clipping, model_zoo, modeling
 from .config import add_ga_config
 from .modeling.guided_anchoring import record_guided_anchors
 
-__all__ = ["add_ga_config", "data", "model_zoo", "modeling", "record_guided_anchors"]
+__all__ = [
+    "add_ga_config",
+    "data",
+    "gradient_clipping",
+    "model_zoo",
+    "modeling",
+    "record_guided_anchors",
+]

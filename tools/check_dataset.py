@@ -46,7 +46,6 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
-from ga_detectron2.engine.run_values import check_values
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.model_zoo import get_config_file
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
@@ -101,7 +100,6 @@ def bar(description: str, unit: str, total: int | None = None) -> Callable[[Any]
 def read_settings(args: argparse.Namespace) -> tuple[InputSize, GuidedAnchoring]:
     config_file = args.config_file or get_config_file(DEFAULT_CONFIG)
     cfg = load_config(config_file, args.opts)
-    check_values(cfg)
     try:
         return InputSize.from_config(cfg), settings_of(cfg)
     except ValueError as error:

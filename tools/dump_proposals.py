@@ -44,7 +44,6 @@ from ga_detectron2.engine.command_line import (
     errors_in_one_line,
     make_parser,
 )
-from ga_detectron2.engine.datasets import register_arguments
 from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.engine.processes import (
     is_torchrun,
@@ -53,6 +52,7 @@ from ga_detectron2.engine.processes import (
     use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
+from ga_detectron2.engine.run_config import register_arguments
 from ga_detectron2.errors import ConfigError
 
 

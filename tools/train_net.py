@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train and score a guided anchoring model, or any other model of detectron2.
 
-Arguments are those of detectron2's own tools/train_net.py, and --dataset. Checkpoints, logs, scores
-and metrics.json go to OUTPUT_DIR. Processes are started by --num-gpus, or by torchrun:
+The arguments are those of detectron2's tools/train_net.py, and --dataset. Checkpoints, logs, scores
+and metrics.json go to OUTPUT_DIR. Several processes are started by --num-gpus or by torchrun, see
 docs/distributed.md.
 """
 
@@ -10,9 +10,10 @@ import argparse
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import hooks
+from detectron2.engine import default_setup, hooks
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ga_detectron2.checkpoint import GACheckpointer
@@ -23,7 +24,9 @@ from ga_detectron2.engine import (
     load_inference_model,
     use_available_device,
 )
-from ga_detectron2.engine.training_tool import Run, TrainingTool, make_training_parser
+from ga_detectron2.engine.command_line import errors_in_one_line, make_training_parser
+from ga_detectron2.engine.output_paths import check_output_folder, full_disk_in_one_line
+from ga_detectron2.engine.processes import run_processes, share_threads, use_torchrun
 
 EXAMPLES = """
 examples:
@@ -32,32 +35,25 @@ examples:
   your own data on one GPU, with the schedule of eight
     tools/train_net.py --config-file configs/ga_faster_R_50.yaml SOLVER.REFERENCE_WORLD_SIZE 8 \\
         --dataset poles_train=poles/train.json:poles/images DATASETS.TRAIN "('poles_train',)" ...
-  go on with a training that was cut off
+  an interrupted training, continued
     tools/train_net.py --config-file configs/small/ga_rpn_R_18.yaml --resume
-  score published weights on COCO
+  published weights, scored on COCO
     tools/train_net.py --config-file configs/ga_rpn_R_50.yaml --eval-only \\
         MODEL.WEIGHTS ga://ga_rpn_R_50
 """
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = make_training_parser(
-        __doc__,
-        EXAMPLES,
-        config_file="YAML configuration of the run, such as configs/ga_faster_R_50.yaml",
-        overrides="keys of the configuration and their new values; they come last",
-        use="DATASETS.TRAIN and DATASETS.TEST",
-    )
-    return parser.parse_args(argv)
+    return make_training_parser(__doc__, EXAMPLES).parse_args(argv)
 
 
-def prepare(args: argparse.Namespace) -> Run:
-    """The checked, frozen configuration."""
+def prepare(args: argparse.Namespace) -> tuple[CfgNode, str | None]:
+    """The checked, frozen configuration, and a message about its device."""
     cfg = load_config(args.config_file, args.opts, args.dataset)
-    note = use_available_device(cfg)
+    message = use_available_device(cfg)
     check_run(cfg, args.num_gpus * args.num_machines, args.eval_only)
     cfg.freeze()
-    return Run(cfg, cfg.OUTPUT_DIR, cfg.MODEL.DEVICE, note)
+    return cfg, message
 
 
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -65,6 +61,7 @@ def evaluate(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.WEIGHTS = last
+    GATrainer.check_test_sets(cfg)
     model = load_inference_model(cfg)
     results: dict[str, Any] = GATrainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
@@ -83,8 +80,29 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> None:
     trainer.train()
 
 
+def work(args: argparse.Namespace) -> None:
+    """The work of each process."""
+    with errors_in_one_line("train_net.py", FloatingPointError):
+        cfg, message = prepare(args)
+        with full_disk_in_one_line("OUTPUT_DIR", cfg.OUTPUT_DIR):
+            default_setup(cfg, args)
+            logger = setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="ga_detectron2")
+            if message:
+                logger.warning(message)
+            if cfg.MODEL.DEVICE == "cpu":
+                share_threads()
+            (evaluate if args.eval_only else train)(cfg, args)
+            logger.info(f"All output is in {cfg.OUTPUT_DIR}")
+
+
 def main(argv: list[str] | None = None) -> None:
-    TrainingTool("train_net.py", prepare, evaluate, train).start(parse_args(argv))
+    args = parse_args(argv)
+    with errors_in_one_line("train_net.py", once=True):
+        use_torchrun(args)
+        # Mistakes are reported once, before any process is started.
+        cfg, _ = prepare(args)
+        check_output_folder("OUTPUT_DIR", cfg.OUTPUT_DIR)
+        run_processes(work, args)
 
 
 if __name__ == "__main__":

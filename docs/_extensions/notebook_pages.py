@@ -39,7 +39,7 @@ def _result(output: dict[str, Any]) -> str:
     for kind in PICTURES:
         if kind in data:
             encoded = re.sub(r"\s", "", "".join(data[kind]))
-            return f"![result of the code above](data:{kind};base64,{encoded})"
+            return f"![output of the code above](data:{kind};base64,{encoded})"
     if "text/markdown" in data:
         return "".join(data["text/markdown"])
     if "text/plain" in data:

@@ -58,7 +58,9 @@ def exists(target: str, module: str | None, class_name: str | None) -> bool:
 
 def _get(scope: Any, name: str) -> Any:
     for part in name.split("."):
-        scope = getattr(scope, part, None)
+        # Fields of dataclasses without a default are no attributes of the class.
+        fields = getattr(scope, "__dataclass_fields__", {})
+        scope = getattr(scope, part, fields.get(part))
         if scope is None:
             return None
     return scope

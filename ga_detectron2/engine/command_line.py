@@ -1,9 +1,11 @@
-"""Arguments and errors that the scripts of ``tools/`` have in common, under detectron2's names."""
+"""Arguments and errors that the scripts in ``tools/`` share, named as in detectron2."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from detectron2.engine import default_argument_parser
 
 from ga_detectron2.errors import GAError
 from ga_detectron2.modeling.compilation import compiler_failure
@@ -18,18 +20,36 @@ __all__ = [
     "at_least",
     "errors_in_one_line",
     "make_parser",
+    "make_training_parser",
 ]
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser whose help shows ``description``, a script's docstring, as it is written."""
+    """A parser whose help shows ``description``, the docstring of a script, unchanged."""
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
+def make_training_parser(description: str | None, epilog: str) -> argparse.ArgumentParser:
+    """detectron2's ``default_argument_parser`` with ``--dataset``.
+
+    The default of ``--dist-url`` is a free port; detectron2's is the same port for all runs of a
+    user.
+
+    Args:
+        description: docstring of a script.
+        epilog: examples.
+    """
+    parser = default_argument_parser(epilog)
+    parser.description = description
+    parser.set_defaults(dist_url="auto")
+    add_dataset(parser, "the training and test datasets of the configuration")
+    return parser
+
+
 def add_config_file(parser: argparse._ActionsContainer, required: bool = True) -> None:
-    """``--config-file``."""
+    """Add ``--config-file``."""
     parser.add_argument(
         "--config-file",
         required=required,
@@ -39,23 +59,22 @@ def add_config_file(parser: argparse._ActionsContainer, required: bool = True) -
 
 
 def add_dataset(parser: argparse._ActionsContainer, use: str) -> None:
-    """``--dataset``, a list.
+    """Add ``--dataset``, a list.
 
     Args:
-        use: what the name of the data set is then for.
+        use: where the name of the dataset can be used.
     """
     parser.add_argument(
         "--dataset",
         action="append",
         default=[],
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help=f"register a data set in COCO's format under NAME, for {use}; may be given several "
-        "times",
+        help=f"register a dataset in COCO's format under NAME, for {use}; may be repeated",
     )
 
 
 def add_overrides(parser: argparse._ActionsContainer) -> None:
-    """``opts``: keys and values at the end, for ``parse_intermixed_args``."""
+    """Add ``opts``, keys and values at the end, for ``parse_intermixed_args``."""
     parser.add_argument(
         "opts",
         nargs="*",
@@ -65,13 +84,13 @@ def add_overrides(parser: argparse._ActionsContainer) -> None:
 
 
 def add_processes(parser: argparse._ActionsContainer) -> None:
-    """``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``."""
+    """Add ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``."""
     parser.add_argument(
         "--num-gpus",
         type=at_least(1),
         default=1,
         metavar="N",
-        help="processes on this machine, one a GPU, or on the CPU without one (default: 1)",
+        help="processes on this machine, one for each GPU, or on the CPU (default: 1)",
     )
     parser.add_argument(
         "--num-machines", type=at_least(1), default=1, metavar="N", help="machines (default: 1)"
@@ -87,21 +106,21 @@ def add_processes(parser: argparse._ActionsContainer) -> None:
         "--dist-url",
         default="auto",
         metavar="URL",
-        help="tcp://HOST:PORT of the first machine, where there are several (default: auto, a free "
-        "port of this one)",
+        help="tcp://HOST:PORT of the first of several machines (default: auto, a free port of "
+        "this machine)",
     )
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """Type of an argument that is a whole number from ``least`` on."""
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Type of an argument that is an integer of at least ``minimum``."""
 
     def number(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a whole number, not '{text}'") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
+            raise argparse.ArgumentTypeError(f"must be an integer, not '{text}'") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, not {value}")
         return value
 
     return number
@@ -109,19 +128,19 @@ def at_least(least: int) -> Callable[[str], int]:
 
 @contextmanager
 def errors_in_one_line(tool: str, *kinds: type[Exception], once: bool = False) -> Iterator[None]:
-    """End the process with ``TOOL: error: ...`` and status 1 for what a user can put right.
+    """End the process with ``TOOL: error: ...`` and status 1 for errors that users can correct.
 
     Args:
         tool: name of the script.
-        kinds: of errors, besides those of configurations, checkpoints, data, files, and of the
+        kinds: further kinds of errors, besides ``GAError``, ``OSError`` and a failure of the
             compiler that ``TEST.COMPILE_BACKBONE`` calls.
-        once: where all processes of this machine come upon it.
+        once: whether all processes of this machine encounter the error, and one reports it.
     """
-    told: tuple[type[Exception], ...] = (GAError, OSError, *kinds)
     try:
         yield
     except Exception as error:
-        reason = str(error) if isinstance(error, told) else compiler_failure(error)
+        is_known = isinstance(error, (GAError, OSError, *kinds))
+        reason = str(error) if is_known else compiler_failure(error)
         if reason is None:
             raise
         message = f"{tool}: error: {reason}"

@@ -1,4 +1,4 @@
-"""Gradients of several processes, added in an order that does not change."""
+"""Averaging of the gradients of several processes in a fixed order."""
 
 import torch
 from torch import distributed
@@ -8,15 +8,15 @@ __all__ = ["add_in_order_of_rank"]
 
 
 def add_in_order_of_rank(model: DistributedDataParallel) -> None:
-    """Let ``model`` average gradients so that they depend on their values alone.
+    """Make ``model`` average gradients in the order of processes.
 
-    The order in which an all-reduce adds depends on where a gradient lies in its bucket, from three
-    processes on. DistributedDataParallel fills its buckets anew after the first step of a process,
-    so that a step after a resume would be rounded otherwise than the same step without one.
-    Here each process gets the gradients of all others and adds them from the first to the last.
+    From three processes on, the order in which an all-reduce adds depends on where a gradient lies
+    in its bucket. DistributedDataParallel fills its buckets again after the first step of a
+    process, so that a step after a resume would be rounded differently from the same step without.
+    Here each process gathers the gradients of all others and adds them from the first to the last.
 
     Args:
-        model: on a CPU. A process holds as many gradients of a bucket as there are processes.
+        model: model on a CPU. A process holds as many copies of a bucket as there are processes.
     """
     model.register_comm_hook(model.process_group, _average)
 

@@ -1,12 +1,20 @@
 """Checks of output paths, made before a tool starts its work."""
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
+from torch import nn
+
+from ga_detectron2.checkpoint import GACheckpointer
 from ga_detectron2.errors import ConfigError
 
-__all__ = ["check_output_file", "check_output_folder"]
+__all__ = ["check_output_file", "check_output_folder", "full_disk_in_one_line"]
+
+_FULL = {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+"""Errors of a disk that takes no more data. (Some systems lack EDQUOT.)"""
 
 
 def check_output_file(option: str, path: str, inputs: Iterable[str] = ()) -> None:
@@ -71,4 +79,26 @@ def _check_folder(option: str, path: str, folder: str) -> None:
         raise ConfigError(
             f"{option}: {path} cannot be written: no file can be made{where or ' there'} "
             f"({error.strerror})"
+        ) from error
+
+
+@contextmanager
+def full_disk_in_one_line(key: str, folder: str) -> Iterator[None]:
+    """Add the output folder and the last checkpoint to errors of a disk that takes no more data.
+
+    Python names a file that cannot be opened, but not one that cannot grow.
+
+    Args:
+        key: key of the configuration for the output folder.
+        folder: output folder of a training.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        last = os.path.basename(GACheckpointer(nn.Identity(), folder).get_checkpoint_file())
+        raise OSError(
+            f"a file could not be written ({error.strerror}); {key} is {folder}. "
+            + (f"The last checkpoint is {last}" if last else "There is no checkpoint yet")
         ) from error

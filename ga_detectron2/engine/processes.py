@@ -1,4 +1,4 @@
-"""The processes of a run: started by detectron2's ``launch``, or by torchrun beforehand."""
+"""Processes of a run, started by detectron2's ``launch`` or by torchrun."""
 
 import os
 import re
@@ -20,25 +20,25 @@ from ga_detectron2.errors import ConfigError
 
 __all__ = ["exit_once", "is_torchrun", "run_processes", "share_threads", "use_torchrun"]
 
-# What a process says that waits for one which has ended: gloo, and torch's store.
+# Messages of gloo and of torch's store when another process has ended.
 _LOST = re.compile(r"connection (was )?(closed|reset)|broken pipe|remote process", re.IGNORECASE)
 
 _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def is_torchrun() -> bool:
-    """Whether torchrun, or something that sets the same variables, has started this process."""
+    """Whether this process was started by torchrun, or by a launcher that sets its variables."""
     return all(name in os.environ for name in _TORCHRUN)
 
 
 def use_torchrun(args: Namespace) -> None:
-    """Put torchrun's numbers into detectron2's arguments, if torchrun has started this process.
+    """Set detectron2's arguments to torchrun's numbers, if torchrun has started this process.
 
     Args:
-        args: with ``num_gpus`` and ``num_machines``, which are changed.
+        args: arguments whose ``num_gpus`` and ``num_machines`` are changed.
 
     Raises:
-        ConfigError: they ask for something else, or the machines have different numbers.
+        ConfigError: they contradict torchrun, or machines have different numbers of processes.
     """
     if not is_torchrun():
         return
@@ -62,17 +62,16 @@ def use_torchrun(args: Namespace) -> None:
 def run_processes(
     run: Callable[..., Any], args: Namespace, timeout: timedelta = DEFAULT_TIMEOUT
 ) -> None:
-    """Call ``run(args)`` in all processes of this machine, or in this one of torchrun's.
+    """Call ``run(args)`` in all processes of this machine, or in this process of torchrun.
 
     Args:
-        run: found by its name in a module; in each process the process group is there.
-        args: with detectron2's ``num_gpus``, ``num_machines``, ``machine_rank``, ``dist_url``.
-        timeout: after which a process ends that waits for others in vain.
+        run: function of a module; it is called with the process group set up.
+        args: detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
+        timeout: time after which a process that waits for others ends.
 
     Raises:
         ConfigError: there are fewer GPUs than processes.
-        SystemExit: a process has ended: with an exit code, of which it has told the reason, or by
-            a signal, which is told here.
+        SystemExit: a process has failed, and has printed why, or was ended by a signal.
     """
     num_gpus = torch.cuda.device_count()
     if 0 < num_gpus < args.num_gpus:
@@ -95,21 +94,21 @@ def run_processes(
         )
     except ProcessExitedException as error:
         if error.exit_code >= 0:
-            sys.exit(error.exit_code)  # The process has said why.
+            sys.exit(error.exit_code)  # The process has printed why.
         rank = args.machine_rank * args.num_gpus + error.error_index
         name = signal.Signals(-error.exit_code).name
         sys.exit(f"error: process {rank} was ended by {name}; the others of this machine with it")
 
 
 def exit_once(message: str) -> NoReturn:
-    """End a process for a mistake that all processes of this machine find, and tell it once."""
+    """End a process with an error that all processes of this machine encounter; one reports it."""
     sys.exit(1 if is_torchrun() and os.environ["LOCAL_RANK"] != "0" else message)
 
 
 def share_threads() -> None:
-    """Divide this machine's cores among its processes, where these compute on the CPU.
+    """Divide the cores of this machine among its processes, for computation on the CPU.
 
-    Otherwise each would compute with as many threads as there are cores.
+    Otherwise each process would have as many threads as there are cores.
     """
     if comm.get_local_size() > 1 and not os.getenv("OMP_NUM_THREADS"):
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
@@ -123,13 +122,13 @@ def _call(run: Callable[..., Any], args: Namespace) -> None:
             raise
         reason = str(error).splitlines()[0]
         sys.exit(
-            f"error: process {comm.get_rank()} waited for another process in vain: another process "
-            f"has ended, and has told why if it could ({reason})"
+            f"error: process {comm.get_rank()} lost its connection: another process has ended, see "
+            f"its error ({reason})"
         )
 
 
 def _join(timeout: timedelta) -> None:
-    """What detectron2's ``launch`` does in a process that it has started."""
+    """Set up the process group as detectron2's ``launch`` does."""
     if os.environ["WORLD_SIZE"] == "1":
         return
     if torch.cuda.is_available():

@@ -1,34 +1,39 @@
-"""What makes a training that is cut off and resumed like one that is not."""
+"""Training whose result does not depend on whether it was interrupted and resumed."""
 
 import logging
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from ga_detectron2.data import TrainLoader
 from ga_detectron2.data.seeds import derive_seed, seed_all
+from ga_detectron2.errors import CheckpointError, ConfigError
 
-__all__ = ["ResumableTraining", "seed_or_chance"]
+__all__ = ["ResumableTraining", "resolve_seed"]
+
+logger = logging.getLogger(__name__)
 
 
-def seed_or_chance(seed: int) -> int:
-    """``seed``, or where it is negative one of chance; all processes call this together."""
+def resolve_seed(seed: int) -> int:
+    """``seed``, or a random one if it is negative. All processes call this together."""
     return seed if seed >= 0 else comm.shared_random_seed()
 
 
 class ResumableTraining:
-    """Mixed into a :class:`TrainerBase` of detectron2, before it.
+    """Mix-in for detectron2's ``TrainerBase``, listed before it.
 
-    What chance does in an iteration follows from the seed, the iteration and the process. The data
-    are those of the iteration that a training starts from, and the checkpoint has the seed.
+    Random numbers of an iteration depend on the seed, the iteration and the process only, and the
+    data loader starts at the iteration that training starts from. Checkpoints hold the seed.
 
     Attributes:
-        seed: from 0, the same in all processes; see :func:`seed_or_chance`.
-        seed_is_chosen: whether it stays as it is when a checkpoint has another one.
-        initial_weights: what is loaded where nothing is resumed.
-        checkpointer: with this object among what it stores.
+        seed: at least 0, the same in all processes; see :func:`resolve_seed`.
+        seed_is_chosen: whether ``seed`` takes precedence over the seed of a checkpoint.
+        initial_weights: weights to load if nothing is resumed.
+        checkpointer: checkpointer that also stores this trainer.
     """
 
     seed: int
@@ -41,39 +46,76 @@ class ResumableTraining:
     max_iter: int
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint with all states, or :attr:`initial_weights` alone.
+        """Load the last checkpoint with all states, or else :attr:`initial_weights`.
 
-        The main process's checkpoint counts.
+        The checkpoint of the main process counts.
+
+        Raises:
+            CheckpointError: the weights cannot be loaded, or the checkpoint is of another model.
+            ConfigError: the checkpoint is beyond the last iteration.
         """
-        self.checkpointer.resume_or_load(self.initial_weights, resume=resume)
-        # A checkpoint holds the iteration that was just finished.
         resumed = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.complete = resumed  # A checkpoint holds every tensor of the model.
+        try:
+            self.checkpointer.resume_or_load(self.initial_weights, resume=resume)
+        except CheckpointError:
+            raise
+        except ValueError as error:  # of the optimizer
+            raise CheckpointError(
+                f"{self.checkpointer.get_checkpoint_file()}: the state of the optimizer is of a "
+                f"model with other trainable parameters ({error}). Resume with the configuration "
+                "of this checkpoint, or choose another OUTPUT_DIR"
+            ) from error
+        # A checkpoint holds the iteration that was just finished.
         self.start_iter = comm.all_gather(self.iter + 1 if resumed else 0)[0]
+        if self.start_iter > self.max_iter:
+            raise ConfigError(
+                f"SOLVER.MAX_ITER {self.max_iter} is below the {self.start_iter} iterations of the "
+                "checkpoint to resume from: raise it, or choose another OUTPUT_DIR"
+            )
 
     def train(self, *args: Any) -> Any:
-        """As the trainer's own, with the data of the iteration that it starts from."""
+        """Train as the base class does, with the data of the iteration to start from."""
         if isinstance(self.data_loader, TrainLoader):
             self.data_loader.seek(self.seed, self.start_iter)
         elif self.start_iter > 0:
-            logging.getLogger(__name__).warning(
-                "The training data start anew: a resumed training is not that which was cut off"
+            logger.warning(
+                "This data loader starts from the beginning: the resumed training differs from an "
+                "uninterrupted one"
             )
         if self.start_iter == self.max_iter:
-            # Cut off after the last iteration's checkpoint, but before the final one.
+            # Interrupted between the checkpoint of the last iteration and the final one.
+            logger.info(f"Nothing is left to train: all {self.max_iter} iterations are finished")
             self.checkpointer.save("model_final", iteration=self.iter)
         return super().train(*args)  # type: ignore[misc]
 
     def run_step(self) -> None:
-        """As the trainer's own, with random numbers of this iteration."""
+        """Run a step as the base class does, with the random numbers of this iteration."""
         seed_all(derive_seed(self.seed, self.iter, comm.get_rank()))
         super().run_step()  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
-        """As the trainer's own, with the ``seed`` that chance follows from."""
-        return {**super().state_dict(), "seed": self.seed}  # type: ignore[misc]
+        """State of the base class and the seed; NumPy values of hooks become plain ones."""
+        state = super().state_dict()  # type: ignore[misc]
+        if "hooks" in state:  # Safe loading refuses NumPy's types.
+            state["hooks"] = _without_numpy(state["hooks"])
+        return {**state, "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the seed of ``state_dict`` if no other one was chosen."""
+        """Load the state of the base class, and its seed unless another one was chosen."""
         super().load_state_dict(state_dict)  # type: ignore[misc]
         if not self.seed_is_chosen:
             self.seed = state_dict.get("seed", self.seed)
+
+
+def _without_numpy(value: Any) -> Any:
+    """A copy with numbers in place of NumPy scalars, and tensors in place of NumPy arrays."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value) if value.dtype.kind in "biuf" else value.tolist()
+    if isinstance(value, dict):
+        return {_without_numpy(k): _without_numpy(v) for k, v in value.items()}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return type(value)(_without_numpy(v) for v in value)
+    return value

@@ -1,26 +1,18 @@
-"""From the command line to a configuration that a run can start with, or what is wrong with it."""
+"""Configurations of runs, read from YAML and the command line, and checked before work starts."""
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 
-import yaml  # type: ignore[import-untyped]
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import cuda
 
 from ga_detectron2.config import add_ga_config
-from ga_detectron2.data import check_num_classes
+from ga_detectron2.data import check_num_classes, register_datasets
 from ga_detectron2.errors import ConfigError
 
-from .config_file import check_config_file
-from .datasets import check_dataset, is_missing, register_arguments
-from .device import available_device, check_device
-from .optimizer import FULL_MODEL
-from .run_values import check_values
-
-__all__ = ["check_run", "load_config", "use_available_device"]
-
-NUM_COCO_KEYPOINTS = 17
+__all__ = ["check_run", "load_config", "register_arguments", "use_available_device"]
 
 
 def load_config(
@@ -29,31 +21,27 @@ def load_config(
     """Read a configuration, not frozen.
 
     Args:
-        config_file: a YAML file, read safely; tags that would run Python are refused.
+        config_file: YAML file. It is read safely: tags that would run Python are refused.
         overrides: keys and values in turn.
-        datasets: to be registered first, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
+        datasets: datasets to register first, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
 
     Raises:
-        ConfigError: any of these is wrong.
+        ConfigError: one of them is wrong.
     """
-    cfg = get_cfg()
-    add_ga_config(cfg)
     if not config_file:
         raise ConfigError("--config-file is missing; name one, such as configs/ga_faster_R_50.yaml")
     register_arguments(datasets)
-    check_config_file(config_file)
+    cfg = get_cfg()
+    add_ga_config(cfg)
     try:
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except (
-        AssertionError,
-        AttributeError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValueError,
-        yaml.YAMLError,
-    ) as error:
-        raise ConfigError(f"{config_file}: {_message(error)}{_hint(error, cfg)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{config_file}: _BASE_ refers back to a file based on it") from error
+    except Exception as error:  # yaml, fvcore, yacs and detectron2 raise errors of many kinds
+        message = _message(error)
+        if isinstance(error, AttributeError | TypeError):
+            message = f"is not a mapping of keys, such as 'MODEL:', to values ({message})"
+        raise ConfigError(f"{config_file}: {message}{_hint(error, cfg)}") from error
     try:
         cfg.merge_from_list(list(overrides))
     except (AssertionError, KeyError, ValueError) as error:
@@ -63,140 +51,106 @@ def load_config(
     return cfg
 
 
+def register_arguments(datasets: Sequence[str]) -> None:
+    """Register the arguments of ``--dataset``, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
+
+    Raises:
+        ConfigError: one of them is wrong.
+    """
+    try:
+        register_datasets(datasets)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--dataset: {error}") from error
+
+
 def use_available_device(cfg: CfgNode) -> str | None:
-    """Set ``MODEL.DEVICE`` to "cpu" where CUDA is asked for and absent.
+    """Set ``MODEL.DEVICE`` to "cpu" if it is a CUDA device and none is available.
 
     Returns:
-        A note to log if it was changed.
+        a message to log if it was changed.
     """
-    cfg.MODEL.DEVICE, note = available_device("MODEL.DEVICE", cfg.MODEL.DEVICE)
-    return note
+    device = str(cfg.MODEL.DEVICE)
+    if not device.startswith("cuda") or cuda.is_available():
+        return None
+    cfg.MODEL.DEVICE = "cpu"
+    return f"No CUDA device is available: MODEL.DEVICE is 'cpu' instead of '{device}'"
 
 
 def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> None:
-    """Refuse what detectron2 would refuse only later, or in words without the key.
+    """Check datasets, batch size and device, which would otherwise fail late or without their key.
 
-    What concerns the model alone is checked when the model is built.
+    The model's own keys are checked when it is built.
 
     Args:
-        cfg: complete.
-        num_processes: on all machines.
+        cfg: complete configuration.
+        num_processes: number of processes on all machines.
         eval_only: whether nothing is trained.
 
     Raises:
-        ConfigError: with the key, its value, and what would be right.
+        ConfigError: names the key, its value and what would be right.
     """
-    check_values(cfg, eval_only)
-    _check_datasets(cfg, eval_only)
+    for split in ("TEST",) if eval_only else ("TRAIN", "TEST"):
+        _check_datasets(cfg, split, required=eval_only or split == "TRAIN")
     try:
         check_num_classes(cfg, eval_only)
     except ValueError as error:
         raise ConfigError(error) from error
-    _check_roi_heads(cfg)
-    if cfg.MODEL.KEYPOINT_ON:  # what loads the data looks at it, too, for whichever model
-        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
-            _check_keypoints(cfg, name)
-    amp = cfg.SOLVER.AMP.ENABLED
-    check_device("MODEL.DEVICE", cfg.MODEL.DEVICE, num_processes, "SOLVER.AMP.ENABLED", amp)
-    if not eval_only:
-        _check_solver(cfg, num_processes)
-    _check_augmented_test(cfg)
-
-
-def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
-    splits = ("TEST",) if eval_only else ("TRAIN", "TEST")
-    if not cfg.DATASETS[splits[0]]:
-        raise ConfigError(f"DATASETS.{splits[0]} is empty; name a data set, such as ga_shapes_val")
-    for split in splits:
-        names = cfg.DATASETS[split]
-        for name in names:
-            check_dataset(f"DATASETS.{split}", name)
-        if not cfg.MODEL.LOAD_PROPOSALS:
-            continue
-        key = f"DATASETS.PROPOSAL_FILES_{split}"
-        files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
-        if len(files) != len(names):
-            raise ConfigError(
-                f"{key} names {len(files)} files for {len(names)} data sets; MODEL.LOAD_PROPOSALS "
-                "needs one for each, see tools/dump_proposals.py"
-            )
-        for file in files:
-            if is_missing(file):
-                raise ConfigError(f"{key}: there is no file '{file}'")
-
-
-def _check_roi_heads(cfg: CfgNode) -> None:
-    """What detectron2 asserts without words, or finds out in the first step of training."""
-    if cfg.MODEL.META_ARCHITECTURE not in ("GeneralizedRCNN", "PanopticFPN"):
+    if not cfg.OUTPUT_DIR:
+        raise ConfigError("OUTPUT_DIR is empty; name a folder, such as ./output")
+    if eval_only:
         return
-    heads = cfg.MODEL.ROI_HEADS
-    if heads.NAME == "CascadeROIHeads":
-        ious = cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS
-        if tuple(heads.IOU_THRESHOLDS) != tuple(ious[:1]):
-            raise ConfigError(
-                f"MODEL.ROI_HEADS.IOU_THRESHOLDS {list(heads.IOU_THRESHOLDS)} must be the first of "
-                f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS {tuple(ious)}, [{ious[0]}]"
-            )
-        if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
-            raise ConfigError(
-                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads"
-            )
-
-
-def _check_keypoints(cfg: CfgNode, dataset_name: str) -> None:
-    number = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
-    names = MetadataCatalog.get(dataset_name).get("keypoint_names")
-    if names is None:
+    if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":
         raise ConfigError(
-            f"MODEL.KEYPOINT_ON: data set '{dataset_name}' has no keypoints: a category of its "
-            "JSON must list their names as 'keypoints'"
+            "SOLVER.AMP.ENABLED needs a CUDA device, and MODEL.DEVICE is 'cpu': set it to False"
         )
-    if len(names) != number:
-        raise ConfigError(
-            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {number}, but data set '{dataset_name}' has "
-            f"{len(names)}: set it to {len(names)}"
-        )
-    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
-    if len(sigmas) != number and (sigmas or number != NUM_COCO_KEYPOINTS):
-        raise ConfigError(
-            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {number} keypoints; it needs "
-            "one for each, such as 0.05 (only COCO's 17 have known ones)"
-        )
+    batch, workers = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if batch < 1 or batch % (workers or num_processes):
+        divisor = f"the {num_processes} processes"
+        if workers:
+            divisor = f"SOLVER.REFERENCE_WORLD_SIZE {workers}"
+        raise ConfigError(f"SOLVER.IMS_PER_BATCH {batch} must be a multiple of {divisor}")
 
 
-def _check_solver(cfg: CfgNode, num_processes: int) -> None:
-    solver = cfg.SOLVER
-    workers = solver.REFERENCE_WORLD_SIZE or num_processes
-    if workers < 0 or solver.IMS_PER_BATCH % workers:
-        source = (
-            f"SOLVER.REFERENCE_WORLD_SIZE {workers}"
-            if solver.REFERENCE_WORLD_SIZE
-            else f"the {workers} processes"
-        )
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} must be a multiple of {source}"
-        )
-    clip = solver.CLIP_GRADIENTS
-    if clip.ENABLED and clip.CLIP_TYPE not in ("value", "norm", FULL_MODEL):
-        raise ConfigError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE '{clip.CLIP_TYPE}' must be 'value', 'norm' (each "
-            f"parameter alone) or '{FULL_MODEL}'"
-        )
-
-
-def _check_augmented_test(cfg: CfgNode) -> None:
-    if not cfg.TEST.AUG.ENABLED:
+def _check_datasets(cfg: CfgNode, split: str, required: bool) -> None:
+    names = cfg.DATASETS[split]
+    if required and not names:
+        raise ConfigError(f"DATASETS.{split} is empty; name a dataset, such as ga_shapes_val")
+    for name in names:
+        _check_dataset(f"DATASETS.{split}", name)
+    if not cfg.MODEL.LOAD_PROPOSALS:
         return
-    name = cfg.MODEL.META_ARCHITECTURE
-    reason = None
-    if name in META_ARCH_REGISTRY and not issubclass(META_ARCH_REGISTRY.get(name), GeneralizedRCNN):
-        reason = f"detectron2 has test-time augmentation for GeneralizedRCNN alone, not for {name}"
-    elif cfg.MODEL.LOAD_PROPOSALS:
-        reason = "detectron2 cannot augment images whose proposals are loaded (LOAD_PROPOSALS)"
-    elif cfg.MODEL.KEYPOINT_ON:
-        reason = "detectron2 has no test-time augmentation for keypoints (MODEL.KEYPOINT_ON)"
-    if reason:
-        raise ConfigError(f"TEST.AUG.ENABLED must be False: {reason}")
+    key = f"DATASETS.PROPOSAL_FILES_{split}"
+    files = cfg.DATASETS[f"PROPOSAL_FILES_{split}"]
+    if len(files) != len(names):
+        raise ConfigError(
+            f"{key} names {len(files)} files for {len(names)} datasets; MODEL.LOAD_PROPOSALS "
+            "needs one for each, see tools/dump_proposals.py"
+        )
+    for file in files:
+        if _is_missing(file):
+            raise ConfigError(f"{key}: there is no file '{file}'")
+
+
+def _check_dataset(key: str, name: str) -> None:
+    if name not in DatasetCatalog:
+        close = difflib.get_close_matches(str(name), DatasetCatalog.list(), n=1)
+        raise ConfigError(
+            f"{key}: there is no dataset '{name}'"
+            + (f", did you mean '{close[0]}'?" if close else "")
+            + "; register one with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+        )
+    json_file = MetadataCatalog.get(name).get("json_file", "")
+    if json_file and _is_missing(json_file):
+        raise ConfigError(
+            f"{key}: the annotations of '{name}' are not at '{json_file}'; set the environment "
+            "variable DETECTRON2_DATASETS to the folder of detectron2's datasets, or register your "
+            "own with --dataset NAME=ANNOTATIONS.json:IMAGE_FOLDER"
+        )
+
+
+def _is_missing(path: str) -> bool:
+    """Whether a local file does not exist; URLs are only known once they are fetched."""
+    return "://" not in path and not os.path.isfile(path)
 
 
 def _message(error: Exception) -> str:
@@ -204,7 +158,7 @@ def _message(error: Exception) -> str:
 
 
 def _hint(error: Exception, cfg: CfgNode, keys: Sequence[str] = ()) -> str:
-    """ "; did you mean KEY?" for a key that ``cfg`` lacks, where one is close to it."""
+    """Suggest the known key that is closest to an unknown one; "" if there is none."""
     # yacs names the whole key for a file, but only its first unknown part for an override.
     unknown = [*keys, *_message(error).split()[-1:]]
     known = list(_keys(cfg))

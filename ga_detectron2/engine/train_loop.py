@@ -1,4 +1,4 @@
-"""detectron2's training steps, ended by a loss that is not finite under that loss's name."""
+"""detectron2's training steps, with an error that names a loss that is not finite."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from detectron2.utils import comm
 
 
 class FiniteLosses:
-    """Mixed into a :class:`SimpleTrainer`: names the loss that stops being finite.
+    """Mix-in for ``SimpleTrainer`` whose error names the loss that is not finite.
 
-    detectron2 raises FloatingPointError for the total, on the main process. Here every process
-    looks at its own losses too, before the weights are changed. It costs no synchronization with a
-    GPU: losses come to the host in one transfer, where detectron2 takes them one by one.
+    detectron2 raises FloatingPointError for the total on the main process. Here every process also
+    checks its own losses, before the weights are updated. All losses are transferred to the host
+    together, whereas detectron2 transfers them one by one.
     """
 
     iter: int
@@ -34,7 +34,7 @@ class FiniteLosses:
         bad = {name: v.item() for name, v in values.items() if not math.isfinite(v)}
         error = None
         try:
-            # Comes first even where a loss is bad: the other processes wait in its gather.
+            # First even if a loss is not finite: the other processes wait in its gather.
             super()._write_metrics(values, data_time, prefix, iter)  # type: ignore[misc]
         except FloatingPointError as e:
             error = e
@@ -47,18 +47,18 @@ class FiniteLosses:
                 "SOLVER.CLIP_GRADIENTS.CLIP_VALUE may help"
             ) from error
         if error is not None:
-            # Another process's loss, or a total that overflows: detectron2 lists all losses.
+            # A loss of another process, or a total that overflows.
             raise FloatingPointError(" ".join(str(error).split())) from error
 
 
 def losses_on_host(loss_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Scalar losses, moved to the CPU together.
+    """Transfer scalar losses to the CPU together.
 
     Args:
         loss_dict: tensors of one element and any floating type, on one device.
 
     Returns:
-        scalars in float64, by the same names.
+        scalars in float64, by name.
     """
     values = torch.stack([v.detach().double().reshape(()) for v in loss_dict.values()]).cpu()
     return dict(zip(loss_dict, values, strict=True))
@@ -73,5 +73,5 @@ class GAAMPTrainer(FiniteLosses, AMPTrainer):
 
 
 def build_step(cfg: Any, *args: Any) -> SimpleTrainer:
-    """The trainer of single steps that ``SOLVER.AMP.ENABLED`` asks for; arguments are theirs."""
+    """Trainer of single steps, in mixed precision if ``SOLVER.AMP.ENABLED``."""
     return (GAAMPTrainer if cfg.SOLVER.AMP.ENABLED else GASimpleTrainer)(*args)

@@ -8,24 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from detectron2.config import CfgNode, LazyCall, get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
 from detectron2.structures import BoxMode
-from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from ga_detectron2.data import build_test_loader, build_train_loader
 from ga_detectron2.data.proposal_files import ProposalFileError
 from ga_detectron2.data.records import get_records, records_to_train
 from ga_detectron2.data.seeds import seeded
-from ga_detectron2.engine.lazy_config import build_lazy, build_lazy_train_loader
 from ga_detectron2.errors import ConfigError, DataError
 from tests.data.test_proposal_files import Harm
 
@@ -219,22 +216,9 @@ def test_no_loader_takes_bad_files(tmp_path: Path, fault: str) -> None:
     file = write(tmp_path / "p.pkl", content or {**make_content(0), "x": Harm(harm)})
     cfg = config(file)
 
-    def lazy(**keys: Any) -> DictConfig:
-        dataset = LazyCall(get_detection_dataset_dicts)(names=NAMES[0], proposal_files=[file])
-        mapper = LazyCall(DatasetMapper)(is_train=False, augmentations=[], image_format="BGR")
-        return OmegaConf.create(keys | {"dataset": dataset, "mapper": mapper},
-                                flags={"allow_objects": True})  # fmt: skip
-
-    train = lazy(_target_=build_detection_train_loader, total_batch_size=1)
-    loaders = OmegaConf.create(
-        {"dataloader": {"train": train, "test": lazy(_target_=build_detection_test_loader)}},
-        flags={"allow_objects": True},
-    )
     for load in (
         lambda: build_train_loader(cfg),
         lambda: build_test_loader(cfg, NAMES[0]),
-        lambda: build_lazy_train_loader(loaders, 1),
-        lambda: build_lazy(loaders, "dataloader.test"),
     ):
         with pytest.raises((ProposalFileError, ConfigError), match=rf"p\.pkl: .*{message}") as e:
             load()

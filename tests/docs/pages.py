@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the commands in them."""
+"""The pages of the documentation and their code blocks."""
 
 import json
 import re
@@ -9,22 +9,22 @@ DOCS = PROJECT / "docs"
 
 
 def pages() -> list[Path]:
-    """README.md, CONTRIBUTING.md, and everything that the site is made of."""
+    """README.md, CONTRIBUTING.md and all sources of the site."""
     found = [p for kind in ("md", "ipynb") for p in DOCS.rglob(f"*.{kind}")]
     site = [p for p in found if "_build" not in p.relative_to(DOCS).parts]
     return [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(site)]
 
 
 def text_of(page: Path) -> str:
-    """Of a notebook, the text alone: that its code runs is another test."""
+    """Markdown of a page; of a notebook, only its text cells."""
     if page.suffix != ".ipynb":
         return page.read_text(encoding="utf-8")
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
 
 
-def shell_blocks(page: Path) -> list[str]:
-    """What stands in blocks of ``sh``, without the indentation of a list that a block is in."""
-    fences = re.compile(r"^( *)```(?:sh|bash|shell|console)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
+def code_blocks(page: Path, language: str) -> list[str]:
+    """Contents of a page's code blocks of one language, without the indentation of a list."""
+    fences = re.compile(rf"^( *)```{language}\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
     blocks = fences.findall(text_of(page))
     return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks]

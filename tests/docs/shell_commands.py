@@ -1,35 +1,35 @@
-"""What bash would start for a block of commands, without starting any of it."""
+"""The commands that bash would start for a block of shell code, without starting them."""
 
 import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.docs.pages import PROJECT
+
 SCRIPT_FOLDERS = ("tools", "benchmarks", ".ci", "docs/figures")
 # Programs that pages may call; any other is "command not found", which ends a block.
-BASH = "/bin/bash"
 PROGRAMS = ("bash", "nox", "pip", "python", "torchrun")
-STUB = """#!{bash}
+STUB = """#!/bin/bash
 printf '%s\\0' {name} "$@" >>"$COMMAND_LOG"
 printf '\\n' >>"$COMMAND_LOG"
 """
 
 
 class Command(NamedTuple):
-    """A program and its arguments, after everything that the shell does to them."""
+    """A program and its arguments, after expansion by the shell."""
 
     words: tuple[str, ...]
 
     @property
     def script(self) -> str:
-        """The script of this project that is run, as seen from its folder, or ""."""
+        """Path of the project's script that is run, relative to the project, or ""."""
         words = self.words[1:] if self.words[0] in ("python", "bash") else self.words
         return words[0] if words and (PROJECT / words[0]).is_file() else ""
 
     @property
     def arguments(self) -> list[str]:
-        """What the script is given."""
+        """Arguments of the script."""
         return list(self.words[self.words.index(self.script) + 1 :])
 
     def __str__(self) -> str:
@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 def make_shadow(folder: Path) -> None:
-    """Make an image of the project in an empty folder, in which every program is a stub."""
+    """Fill an empty folder with a copy of the project in which every program is a stub."""
     names = {name: folder / "bin" / name for name in PROGRAMS}
     for script_folder in SCRIPT_FOLDERS:
         for script in (PROJECT / script_folder).glob("*"):
@@ -46,7 +46,7 @@ def make_shadow(folder: Path) -> None:
                 names[name] = folder / "project" / name
     for name, path in names.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(STUB.format(bash=BASH, name=name))
+        path.write_text(STUB.format(name=name))
         path.chmod(0o755)
     activate = folder / "project" / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
@@ -54,28 +54,23 @@ def make_shadow(folder: Path) -> None:
 
 
 def commands_of(block: str, shadow: Path) -> list[Command]:
-    """The commands of a block, in order; loops and variables are bash's own affair.
-
-    Args:
-        block: lines for a shell.
-        shadow: what :func:`make_shadow` made.
+    """Commands of a block in order, with loops and variables expanded by bash.
 
     Raises:
-        AssertionError: bash finds a mistake, or a program that is neither a script of the project
+        AssertionError: bash finds an error, or a program that is neither a script of the project
             nor one of PROGRAMS.
     """
     log = shadow / "log"
     log.write_text("")
-    environment = {
-        "PATH": str(shadow / "bin"),
-        "COMMAND_LOG": str(log),
-        "HOME": os.environ.get("HOME", "/"),
-        "DETECTRON2_DATASETS": "datasets",
-    }
     finished = subprocess.run(
-        [BASH, "-euo", "pipefail", "-c", block],
+        ["/bin/bash", "-euo", "pipefail", "-c", block],
         cwd=shadow / "project",
-        env=environment,
+        env={
+            "PATH": str(shadow / "bin"),
+            "COMMAND_LOG": str(log),
+            "HOME": os.environ.get("HOME", "/"),
+            "DETECTRON2_DATASETS": "datasets",
+        },
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,7 +1,6 @@
-"""The commands of the pages that a CPU can run, run in the order of the pages, in small.
+"""The commands of the pages that suit a CPU, run in the order of the pages with tiny models.
 
-All in one folder, as a reader would, so that a command finds what those before it have left. The
-embedded data sets have a few images, models are narrow, trainings have two iterations.
+All run in one folder, as for a reader, so that each command finds the output of those before it.
 """
 
 import re
@@ -13,26 +12,22 @@ import numpy as np
 import pytest
 
 from ga_detectron2.data import embedded
-from tests.docs.pages import PROJECT, pages, shell_blocks
+from tests.docs.pages import DOCS, PROJECT, code_blocks, pages
 from tests.docs.shell_commands import Command, commands_of
 from tests.docs.test_commands import NOT_OURS, load_script
 
-# Commands that are checked by test_commands.py alone, by what they contain, and why.
+# Commands that test_commands.py only parses, by what they contain, and why.
 NOT_RUN = {
     r"^(bash )?tools/\w+\.sh": "makes an environment first",
-    r"ga://|detectron2://": "downloads weights",
-    r"--num-gpus (?!1\b)|--num-machines": "needs several GPUs; tests/engine has two processes",
-    r"configs/(ga_|recipes/|lazy/)": "a model of full size, for COCO: tests/engine, tests/recipes",
-    r"^python benchmarks/": "takes minutes; each benchmark has a test of its own",
-    r"(^|[ =('/])(poles|parts|ships)[/_]": "the reader's own data",
+    r"ga://|detectron2://|tools/reproduce\.py": "downloads weights",
+    r"--num-gpus (?!1\b)|--num-machines": "needs several GPUs",
+    r"configs/(ga_|recipes/|lazy/)": "a model of full size, for COCO",
+    r"^python benchmarks/": "takes minutes",
+    r"(^|[ =('/])(poles|parts|faces)[/_]": "the reader's own dataset",
     r"\.\./shared|test-dev": "data that are not part of the project",
-    r"tools/reproduce\.py": "needs the published weights: tests/model_zoo/test_reproduce.py",
     r"output/quickstart": "the model of tools/quickstart.sh",
-    r"--webcam|--video-input": "needs a camera or a video: tests/visualization/test_tools.py",
-    r"--help": "prints a text",
-    r"--from-mmdet": "needs MMDetection's file: tests/engine/test_dump_proposals.py",
-    r"GA_DETECTRON2_CACHE": "writes elsewhere",
-    r"tools/export|model_zoo": "see tests/export and tests/model_zoo",
+    r"--from-mmdet": "needs MMDetection's file",
+    r"--help|GA_DETECTRON2_CACHE": "nothing to see",
 }
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -45,17 +40,14 @@ SMALL = {
 TAKE_KEYS = ("train_net", "visualize_results", "diagnose", "dump_proposals")
 
 
-def why_not(command: Command) -> str | None:
-    """Why a command is not run here; None if it is."""
-    for expression, reason in [*NOT_OURS.items(), *NOT_RUN.items()]:
-        match = re.fullmatch if expression in NOT_OURS else re.search
-        if match(expression, str(command)):
-            return reason
-    return None
+def is_run(command: Command) -> bool:
+    text = str(command)
+    return not any(re.fullmatch(known, text) for known in NOT_OURS) and not any(
+        re.search(part, text) for part in NOT_RUN
+    )
 
 
-def in_small(command: Command) -> list[str]:
-    """The command's arguments, with the keys of SMALL added."""
+def with_small_settings(command: Command) -> list[str]:
     arguments = command.arguments
     keys = [part for pair in SMALL.items() for part in pair]
     name = Path(command.script).stem
@@ -67,7 +59,7 @@ def in_small(command: Command) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_walk_through_the_pages(
+def test_commands_run_in_the_order_of_the_pages(
     shadow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -76,35 +68,28 @@ def test_a_walk_through_the_pages(
     monkeypatch.setattr(embedded, "SPLITS", splits)
     (tmp_path / "configs").symlink_to(PROJECT / "configs")
     (tmp_path / "pictures").mkdir()
-    picture = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
-    cv2.imwrite("pictures/one.jpg", picture)
+    image = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
+    cv2.imwrite("pictures/one.jpg", image)
 
     done: set[str] = set()
-    order = [PROJECT / "docs" / f"{name}.md" for name in ("getting_started", "questions")]
-    for page in [*order, *(p for p in pages() if p not in order)]:
-        for block in shell_blocks(page):
+    first = DOCS / "getting_started.md"
+    for page in [first, *(p for p in pages() if p != first)]:
+        for block in code_blocks(page, "sh"):
             for command in commands_of(block, shadow):
-                if str(command) in done or why_not(command):
-                    continue
-                done.add(str(command))
-                run(command, page)
+                if str(command) not in done and is_run(command):
+                    done.add(str(command))
+                    run(command, page)
     assert {w.split()[1] for w in done} >= {
         f"tools/{name}.py" for name in (*TAKE_KEYS, "demo", "plot", "check_dataset")
     }
-    for written in (
-        "output/small/ga_rpn_R_18/model_final.pth",
-        "output/small/ga_rpn_R_18/visualization/overview.png",
-        "output/proposals/val.pkl",
-        "output/fast/model_final.pth",
-    ):
-        assert Path(written).is_file(), written
-    assert [p.suffix for p in Path("output/demo").iterdir()], "the demo wrote nothing"
+    assert Path("output/small/ga_rpn_R_18/visualization/overview.png").is_file()
+    assert Path("output/fast/model_final.pth").is_file()
+    assert list(Path("output/demo").iterdir())
 
 
 def run(command: Command, page: Path) -> None:
     script = load_script(command.script)
-    arguments = in_small(command)
-    with mock.patch("sys.argv", [command.script, *arguments]):
+    with mock.patch("sys.argv", [command.script, *with_small_settings(command)]):
         try:
             script.main()
         except SystemExit as stop:

@@ -124,7 +124,7 @@ def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="is there already, and not from this tool"):
         script.main(dump_arguments("--output", str(output)))
     assert output.read_bytes() == b"precious"
-    with pytest.raises(SystemExit, match="there is no data set 'none'"):
+    with pytest.raises(SystemExit, match="there is no dataset 'none'"):
         script.main(dump_arguments("--output", "x.pkl", "--dataset-name", "none"))
     with pytest.raises(SystemExit, match=r"set MODEL.WEIGHTS"):
         script.main(

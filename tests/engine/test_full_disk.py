@@ -1,4 +1,4 @@
-"""Trainings whose OUTPUT_DIR cannot be written, or is full after a while, end in one line."""
+"""Training whose OUTPUT_DIR cannot be written, or becomes full, ends in one line."""
 
 import errno
 import os
@@ -8,31 +8,24 @@ from pathlib import Path
 import pytest
 from detectron2.engine.hooks import IterationTimer
 
-from ga_detectron2.engine import training_tool
-from ga_detectron2.engine.training_tool import Run
 from tests.scripts import load_script
 
 
-@pytest.mark.parametrize(
-    ("tool", "key"), [("train_net", "OUTPUT_DIR"), ("lazyconfig_train_net", "train.output_dir")]
-)
 @pytest.mark.parametrize("folder", ["{place}/file", "{place}/file/below", "/proc/nothing"])
-def test_a_folder_that_cannot_be_written_is_told_first(
-    tool: str, key: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unwritable_output_dir_fails_early(
+    arguments: Callable, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("kept")
     folder = folder.format(place=tmp_path)
-    script = load_script(tool)
-    monkeypatch.setattr(script, "prepare", lambda _args: Run(None, folder, "cpu", None))
-    monkeypatch.setattr(training_tool, "run_processes", lambda *_: pytest.fail("has started"))
-    with pytest.raises(SystemExit, match=rf"^{tool}.py: error: {key}: {folder} cannot be written"):
-        script.main(["--config-file", "any"])
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    script = load_script("train_net")
+    monkeypatch.setattr(script, "run_processes", lambda *_: pytest.fail("has started"))
+    message = rf"^train_net.py: error: OUTPUT_DIR: {folder} cannot be written"
+    with pytest.raises(SystemExit, match=message):
+        script.main(arguments("ga_rpn_R_50", OUTPUT_DIR=folder))
+    assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_what_goes_wrong_in_the_preparation_of_a_process_is_one_line(
-    arguments: Callable, tmp_path: Path
-) -> None:
+def test_unwritable_log_is_reported_in_one_line(arguments: Callable, tmp_path: Path) -> None:
     (tmp_path / "output" / "log.txt").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"^train_net.py: error: .*log\.txt'$"):
         load_script("train_net").main(arguments("ga_rpn_R_50"))
@@ -40,7 +33,7 @@ def test_what_goes_wrong_in_the_preparation_of_a_process_is_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_disk_that_is_full_outside_of_a_checkpoint(
+def test_disk_that_becomes_full_outside_of_a_checkpoint(
     arguments: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
 ) -> None:
     ended = IterationTimer.after_step
@@ -48,7 +41,7 @@ def test_a_disk_that_is_full_outside_of_a_checkpoint(
     def after_step(self: IterationTimer) -> None:
         ended(self)
         if self.trainer.iter == 1:
-            # What the system says of a file that is open: no name is in it.
+            # As of a file that is open: the error has no name.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(IterationTimer, "after_step", after_step)

@@ -136,24 +136,38 @@ def test_arguments_are_those_of_detectron2(name: str) -> None:
         assert ours == expected
 
 
-def test_mistakes_end_in_one_line(
-    train_net, arguments: Callable, capfd: pytest.CaptureFixture
-) -> None:
-    for wrong, told in (
-        ({"MODEL__RPN__IN_FEATURES": "['p2', 'p9']"}, "MODEL.RPN.IN_FEATURES"),
-        ({"MODEL__PROPOSAL_GENERATOR__NAME": "GuidedRPN"}, "GuidedRPN"),
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
         ({"MODEL__WEIGHTS": "absent.pth"}, "absent.pth"),
         ({"MODEL__NAME": "x"}, "MODEL.NAME"),
-    ):
-        with pytest.raises(SystemExit) as stop:
-            train_net.main(arguments("ga_rpn_R_50", **wrong))
-        message = str(stop.value.code)
-        assert message.startswith("train_net.py: error: ")
-        assert told in message
-        assert "\n" not in message
+        ({"MODEL__META_ARCHITECTURE": "GARetinanet"}, "GARetinanet"),
+        ({"MODEL__PROPOSAL_GENERATOR__NAME": "GARPN"}, "GARPN"),
+        ({"MODEL__BACKBONE__NAME": "resnet"}, "resnet"),
+        ({"MODEL__RESNETS__DEPTH": 7}, "7"),
+        ({"MODEL__RPN__IN_FEATURES": "['p2', 'p9']"}, "p9"),
+        ({"MODEL__GUIDED_ANCHOR__DEFORM_GROUPS": 5}, "DEFORM_GROUPS"),
+        ({"SOLVER__CLIP_GRADIENTS__CLIP_TYPE": "full"}, "the optimizer cannot be built: 'full'"),
+        ({"SOLVER__LR_SCHEDULER_NAME": "MultiStepLR"}, "MultiStepLR"),
+        ({"DATALOADER__SAMPLER_TRAIN": "Sampler"}, "Sampler"),
+        ({"TEST__AUG__ENABLED": True, "MODEL__META_ARCHITECTURE": "ProposalNetwork"}, "TEST.AUG"),
+        ({"TEST__PROPOSAL_RECALL_LIMITS": [], "MODEL__META_ARCHITECTURE": "ProposalNetwork"},
+         "TEST.PROPOSAL_RECALL_LIMITS"),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_reported_before_training(
+    train_net, arguments: Callable, overrides: dict, message: str
+) -> None:
     with pytest.raises(SystemExit) as stop:
+        train_net.main(arguments("quickstart_ga_faster_R_18", **overrides))
+    assert str(stop.value.code).startswith("train_net.py: error: ")
+    assert message in str(stop.value.code)
+    assert "\n" not in str(stop.value.code)
+
+
+def test_evaluation_without_weights_is_refused(train_net, arguments: Callable) -> None:
+    with pytest.raises(SystemExit, match=r"^train_net.py: error: MODEL.WEIGHTS is empty"):
         train_net.main(arguments("ga_rpn_R_50", "--eval-only"))
-    assert "MODEL.WEIGHTS" in str(stop.value.code)
 
 
 def test_a_training_set_without_objects(

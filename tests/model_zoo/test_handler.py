@@ -109,7 +109,6 @@ def test_imagenet_backbone_in_default_trainer(
             *(*QUICK, "MODEL.RESNETS.NUM_GROUPS", groups // 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
             *("DATASETS.TRAIN", ("ga_shapes_train",), "DATALOADER.NUM_WORKERS", 0),
             *("OUTPUT_DIR", str(tmp_path), "MODEL.ROI_HEADS.NUM_CLASSES", 3),
-            *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
         ]
     )
     trainer = DefaultTrainer(cfg)

@@ -12,7 +12,7 @@ from detectron2.utils.file_io import PathManager
 from ga_detectron2 import add_ga_config, model_zoo
 from ga_detectron2.errors import CheckpointError
 from ga_detectron2.model_zoo import PUBLISHED_MODELS, zoo
-from ga_detectron2.model_zoo.__main__ import render_tables
+from ga_detectron2.model_zoo.__main__ import render_table
 from tests.checkpoint.reference import CONFIGS, PROJECT
 
 WITHOUT_WEIGHTS = {"ga_fast_R_50", "ga_retinanet_R_101_2x_ms"}
@@ -34,9 +34,9 @@ def test_table_matches_the_reference(shared_folder: Path) -> None:
         assert {k: "" if v is None else str(v) for k, v in found.items()} == row
 
 
-def test_tables_of_the_page_are_up_to_date() -> None:
+def test_table_of_the_page_is_up_to_date() -> None:
     page = (PROJECT / "docs" / "model_zoo.md").read_text(encoding="utf-8")
-    assert render_tables() in page, "run: python -m ga_detectron2.model_zoo"
+    assert render_table() in page, "run: python -m ga_detectron2.model_zoo"
 
 
 @pytest.mark.parametrize("arguments", [[], ["Base-GARPN"], ["absent"]])
@@ -49,7 +49,7 @@ def test_command(
             runpy.run_module("ga_detectron2.model_zoo", run_name="__main__")
         return
     runpy.run_module("ga_detectron2.model_zoo", run_name="__main__")
-    expected = f"{model_zoo.get_config_file(arguments[0])}\n" if arguments else render_tables()
+    expected = f"{model_zoo.get_config_file(arguments[0])}\n" if arguments else render_table()
     assert capsys.readouterr().out == expected
 
 
@@ -70,6 +70,12 @@ def test_every_configuration_has_a_name() -> None:
         name = str(path.relative_to(CONFIGS))
         for spelling in (name, name.removesuffix(".yaml")):
             assert Path(model_zoo.get_config_file(spelling)).samefile(path)
+
+
+def test_recipes_and_lazy_configs() -> None:
+    assert model_zoo.get_config("recipes/ga_mask_R_50").MODEL.MASK_ON
+    cfg = model_zoo.get_lazy_config("ga_faster_R_50.py", trained=True)
+    assert cfg.train.init_checkpoint == "ga://ga_faster_R_50"
 
 
 def test_base_file_of_a_project(tmp_path: Path) -> None:

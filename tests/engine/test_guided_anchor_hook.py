@@ -1,4 +1,4 @@
-"""What the trainer writes of guided anchors while it trains."""
+"""Statistics and pictures of guided anchors during training."""
 
 from pathlib import Path
 from unittest import mock
@@ -13,8 +13,7 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import nn
 
 from ga_detectron2 import record_guided_anchors
-from ga_detectron2.engine import load_config
-from ga_detectron2.engine.watch import GuidedAnchorWatch
+from ga_detectron2.engine import GuidedAnchorHook, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "small"
 
@@ -66,17 +65,17 @@ class Trainer(SimpleTrainer):
         self.writer.write()
 
 
-def run(model: nn.Module, watch: GuidedAnchorWatch, iterations: int) -> tuple[dict, dict]:
+def run(model: nn.Module, hook: GuidedAnchorHook, iterations: int) -> tuple[dict, dict]:
     trainer = Trainer(model, [images()] * iterations, torch.optim.SGD(model.parameters(), 1e-9))
     trainer.writer = Pictures()
-    trainer.register_hooks([watch])
+    trainer.register_hooks([hook])
     trainer.train(0, iterations)
     history = {k: v.values() for k, v in trainer.storage.histories().items()}
     return history, trainer.writer.seen
 
 
 def test_numbers_and_pictures_come_when_they_are_due(model: nn.Module) -> None:
-    history, pictures = run(model, GuidedAnchorWatch(model, period=2, vis_period=3), 5)
+    history, pictures = run(model, GuidedAnchorHook(model, period=2, vis_period=3), 5)
     ours = {name: v for name, v in history.items() if name.startswith("guided_anchors/")}
     assert len(ours) == 7
     for values in ours.values():
@@ -98,7 +97,7 @@ def test_numbers_are_those_of_the_batch(model: nn.Module) -> None:
     with record_guided_anchors(model) as records, EventStorage():
         model(batch)
     guided = records[0]
-    history, _ = run(model, GuidedAnchorWatch(model, period=1), 1)
+    history, _ = run(model, GuidedAnchorHook(model, period=1), 1)
     found = {name.split("/")[-1]: values[0][0] for name, values in history.items()}
     # Cells within the images, (H, W) pixels, of the padded maps.
     x, y = guided.grid.centers.unbind(dim=1)
@@ -111,10 +110,10 @@ def test_numbers_are_those_of_the_batch(model: nn.Module) -> None:
 
 
 def test_a_batch_without_objects_has_no_numbers_of_objects(model: nn.Module) -> None:
-    watch = GuidedAnchorWatch(model, period=1, vis_period=1)
+    hook = GuidedAnchorHook(model, period=1, vis_period=1)
     without = images()[1]
     with mock.patch(f"{__name__}.images", return_value=[without, without]):
-        history, pictures = run(model, watch, 1)
+        history, pictures = run(model, hook, 1)
     assert "guided_anchors/kept_share" in history
     assert "guided_anchors/iou_guided" not in history
     assert len(pictures) == 3
@@ -122,4 +121,4 @@ def test_a_batch_without_objects_has_no_numbers_of_objects(model: nn.Module) -> 
 
 def test_a_model_without_guided_anchors_is_refused() -> None:
     with pytest.raises(ValueError, match="makes no guided anchors"):
-        GuidedAnchorWatch(nn.Linear(1, 1))
+        GuidedAnchorHook(nn.Linear(1, 1))

@@ -1,4 +1,4 @@
-"""What guided anchoring does while it is trained, for TensorBoard and metrics.json."""
+"""Statistics and pictures of guided anchors in training, for TensorBoard and metrics.json."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -18,7 +18,7 @@ from ga_detectron2.modeling.guided_anchoring import (
     record_guided_anchors,
 )
 
-__all__ = ["GuidedAnchorWatch", "watch_guided_anchors"]
+__all__ = ["GuidedAnchorHook"]
 
 SCALARS = (
     "kept_share",
@@ -30,48 +30,39 @@ SCALARS = (
     "iou_guided",
 )
 
-LEAST_SIDE = 640
-"""Pixels of the longer side of a picture, to which smaller ones are enlarged."""
+MIN_SIDE = 640
+"""Pixels of the longer side of a picture; smaller images are enlarged to it."""
 
 
-def watch_guided_anchors(model: nn.Module, vis_period: int = 0) -> list[HookBase]:
-    """A :class:`GuidedAnchorWatch` for a model with guided anchors, and nothing for another.
+class GuidedAnchorHook(HookBase):
+    """Writes to the event storage what the location and shape branches predict for the batch.
 
-    Args:
-        model, vis_period: see there.
-    """
-    if any(isinstance(m, GuidedAnchoring) for m in model.modules()):
-        return [GuidedAnchorWatch(model, vis_period=vis_period)]
-    return []
-
-
-class GuidedAnchorWatch(HookBase):
-    """Writes to the event storage what the location and shape branches say of the batch at hand.
-
-    Numbers, ``guided_anchors/...`` (see :meth:`.GuidedAnchorDiagnosis.evaluate`): the share of the
-    cells that pass the filter, the share of objects whose centre does, the location probability at
-    centres and outside, and the mean best IoU of squares, approximate and guided anchors.
+    Scalars ``guided_anchors/...`` (see :meth:`.GuidedAnchorDiagnosis.evaluate`): the share of cells
+    that pass the location filter, the share of objects whose centre does, the mean location
+    probability at centres and outside of objects, and the mean best IoU of squares, approximate
+    anchors and guided anchors with the objects.
 
     Pictures of the first image of the batch: ``guided_anchors/location`` (heat map),
     ``guided_anchors/anchors`` and ``guided_anchors/targets``.
 
-    Nothing is computed in the other iterations, and the model knows nothing of it: what it makes
-    of its input is recorded while it trains. Only the main process does it.
+    Any trainer can register it, for example
+    ``trainer.register_hooks([GuidedAnchorHook(trainer.model)])``. The model's outputs are recorded
+    while it trains, on the main process; other iterations cost nothing.
     """
 
     def __init__(self, model: nn.Module, period: int = 20, vis_period: int = 0):
         """
         Args:
-            model: that is trained, with guided anchors.
-            period: iterations between numbers; detectron2's writers take them every 20.
+            model: model with guided anchors that the trainer trains.
+            period: iterations between scalars; detectron2's writers take them every 20.
             vis_period: iterations between pictures, 0 for none.
 
         Raises:
-            ImportError: pictures are wanted, but matplotlib is missing.
+            ImportError: pictures need matplotlib, which is missing.
             ValueError: the model has no guided anchors.
         """
         if vis_period > 0:
-            import matplotlib  # noqa: F401  (before any work is lost)
+            import matplotlib  # noqa: F401  (fails before training starts)
         with record_guided_anchors(model):
             pass
         self._model, self._period, self._vis_period = model, period, vis_period
@@ -82,7 +73,7 @@ class GuidedAnchorWatch(HookBase):
     def before_step(self) -> None:
         iteration = self.trainer.iter + 1
         self._numbers_due = iteration % self._period == 0
-        # Of the iterations that detectron2's models choose for their own pictures.
+        # The same iterations as those of detectron2's own pictures.
         self._pictures_due = self._vis_period > 0 and self.trainer.iter % self._vis_period == 0
         if not (self._numbers_due or self._pictures_due) or not comm.is_main_process():
             self._numbers_due = self._pictures_due = False
@@ -95,7 +86,7 @@ class GuidedAnchorWatch(HookBase):
         self._recording.close()
         if not (self._numbers_due or self._pictures_due):
             return
-        # With gradient accumulation, say, the last batch.
+        # The last batch, if there were several.
         guided, inputs = self._records[-1], self._inputs
         self._records, self._inputs = [], []
         with torch.no_grad():
@@ -121,9 +112,9 @@ class GuidedAnchorWatch(HookBase):
 
         size = image["instances"].image_size
         pixels = image["image"].detach().cpu().permute(1, 2, 0)
-        rgb = convert_image_to_rgb(pixels, self._model_format())
+        rgb = convert_image_to_rgb(pixels, self._input_format(pixels.shape[2]))
         threshold = self._settings.loc_filter_thresh
-        scale = max(1.0, LEAST_SIDE / max(size))
+        scale = max(1.0, MIN_SIDE / max(size))
         pictures = {
             "location": draw_location(rgb, guided, size, scale=scale),
             "anchors": draw_guided_anchors(rgb, guided, size, threshold=threshold, scale=scale),
@@ -134,7 +125,7 @@ class GuidedAnchorWatch(HookBase):
                 f"guided_anchors/{name}", np.ascontiguousarray(picture.transpose(2, 0, 1))
             )
 
-    def _model_format(self) -> str:
-        """The order of channels of the model's input; detectron2's models have it."""
+    def _input_format(self, num_channels: int) -> str:
+        """Channel order of the model's input."""
         model = getattr(self._model, "module", self._model)
-        return getattr(model, "input_format", None) or "BGR"
+        return getattr(model, "input_format", None) or ("L" if num_channels == 1 else "BGR")

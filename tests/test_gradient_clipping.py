@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.solver import build_optimizer
+from detectron2.solver.build import maybe_add_gradient_clipping
 
-from ga_detectron2.engine import build_optimizer
+import ga_detectron2  # noqa: F401 - makes CLIP_TYPE full_model known
 
 
 def config(**clip: object) -> CfgNode:
@@ -52,8 +54,8 @@ def test_clips_all_gradients_together(max_norm: float, norm_type: float) -> None
         torch.testing.assert_close(after.norm(norm_type), torch.tensor(max_norm))
 
 
-def test_detectron2s_types_are_left_to_detectron2() -> None:
-    """Its "norm" lets each parameter have the norm that the whole model may have here."""
+def test_other_clip_types_are_unchanged() -> None:
+    """ "norm" allows each parameter the norm that "full_model" allows the whole model."""
     alone, together = model_with_gradients(), model_with_gradients()
     build_optimizer(config(CLIP_TYPE="norm", CLIP_VALUE=0.5), alone).step()
     build_optimizer(config(CLIP_TYPE="full_model", CLIP_VALUE=0.5), together).step()
@@ -75,14 +77,14 @@ def test_mixed_precision_clips_gradients_without_their_scale() -> None:
     for p, q in zip(plain.parameters(), scaled.parameters(), strict=True):
         torch.testing.assert_close(p, q)
 
-    # A gradient that overflowed leaves out the step, rather than turning every weight to NaN.
+    # A gradient that overflowed skips the step, rather than turning every weight to NaN.
     before = [p.detach().clone() for p in scaled.parameters()]
     scaled[0].weight.grad[0, 0] = float("inf")
     scaler.step(optimizer)
     assert all(torch.equal(p, q) for p, q in zip(before, scaled.parameters(), strict=True))
 
 
-def test_clipping_survives_a_schedule_and_a_resumed_state() -> None:
+def test_clipping_with_a_scheduler_and_a_resumed_state() -> None:
     """Schedulers wrap step(), and resuming loads a state into a new optimizer."""
     cfg = config(CLIP_TYPE="full_model", CLIP_VALUE=0.5)
     model = model_with_gradients()
@@ -90,5 +92,21 @@ def test_clipping_survives_a_schedule_and_a_resumed_state() -> None:
     optimizer.load_state_dict(build_optimizer(cfg, model).state_dict())
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     optimizer.step()
+    norms = torch.stack([p.grad.norm() for p in model.parameters() if p.requires_grad])
+    torch.testing.assert_close(norms.norm(), torch.tensor(0.5))
+
+
+def test_unknown_clip_type_is_refused_by_detectron2() -> None:
+    with pytest.raises(ValueError, match="'full' is not a valid GradientClipType"):
+        build_optimizer(config(CLIP_TYPE="full"), model_with_gradients())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_optimizers_of_other_projects_are_clipped(kind: type[torch.optim.Optimizer]) -> None:
+    """maybe_add_gradient_clipping was imported here before the package."""
+    model = model_with_gradients()
+    clipped = maybe_add_gradient_clipping(config(CLIP_TYPE="full_model", CLIP_VALUE=0.5), kind)
+    assert issubclass(clipped, kind)
+    clipped(model.parameters(), lr=0.1).step()
     norms = torch.stack([p.grad.norm() for p in model.parameters() if p.requires_grad])
     torch.testing.assert_close(norms.norm(), torch.tensor(0.5))
