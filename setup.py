@@ -58,6 +58,7 @@ setup(
     ],
     extras_require={
         "visualization": ["matplotlib", "tensorboard"],
+        "timm": ["timm>=1.0.9"],
         "export": EXPORT,
         "docs": DOCS,
         "test": TEST,

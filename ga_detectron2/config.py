@@ -48,6 +48,19 @@ def add_ga_config(cfg: CfgNode) -> None:
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
     _C.DEFORM_GROUPS = 4
 
+    # -- Backbones of timm (build_timm_fpn_backbone, build_ga_retinanet_timm_fpn_backbone) ---------
+    cfg.MODEL.TIMM = CfgNode()
+    # A name of timm.list_models(), such as "resnet50d" or "convnext_tiny".
+    cfg.MODEL.TIMM.NAME = ""
+    # Whether timm downloads its weights of this name.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # A file of weights to use instead.
+    cfg.MODEL.TIMM.CHECKPOINT = ""
+    # Strides of the feature maps; the pyramid of a RetinaNet leaves out those below 8.
+    cfg.MODEL.TIMM.FEATURES = [4, 8, 16, 32]
+    # Whether batch norms have fixed statistics and affine parameters.
+    cfg.MODEL.TIMM.FROZEN_BN = True
+
     # -- Evaluation ------------------------------------------------------------------------------
     # Numbers of proposals an image at which the average recall of proposals is reported.
     cfg.TEST.PROPOSAL_RECALL_LIMITS = [100, 300, 1000]

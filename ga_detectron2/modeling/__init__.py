@@ -5,6 +5,7 @@ from .guided_anchoring import GuidedAnchoring, GuidedAnchors, record_guided_anch
 from .matching import MatchRule
 from .retinanet import GARetinaNet, GARetinaNetHead
 from .rpn import GuidedAnchorRPN, GuidedAnchorRPNHead
+from .timm_backbone import TimmBackbone
 
 __all__ = [
     "GARetinaNet",
@@ -15,6 +16,7 @@ __all__ = [
     "GuidedAnchors",
     "LastLevelP6P7WithoutReLU",
     "MatchRule",
+    "TimmBackbone",
     "build_ga_retinanet_resnet_fpn_backbone",
     "record_guided_anchors",
 ]
