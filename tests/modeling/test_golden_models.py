@@ -32,10 +32,8 @@ weights_rule = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(weights_rule)
 
 
-@pytest.fixture(scope="module", params=sorted(CONFIGS))
-def reference(request):
+def load_reference(name: str):
     """The reference's arrays and our model with the same weights, on one image."""
-    name = request.param
     with np.load(REFERENCE / "models" / f"{name}.npz") as file:
         arrays = {k: torch.from_numpy(file[k]) for k in file.files}
     shapes_file = PROJECT / "tests" / "checkpoint" / "data" / "state_dicts.json.gz"
@@ -54,6 +52,11 @@ def reference(request):
     model.load_state_dict(convert_mmdet_state_dict(weights))
     image = arrays["image"].permute(2, 0, 1)
     return arrays, model, [{"image": image, "height": image.shape[1], "width": image.shape[2]}]
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def reference(request):
+    return load_reference(request.param)
 
 
 def run(model, module, inputs):

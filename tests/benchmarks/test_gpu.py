@@ -1,0 +1,89 @@
+"""benchmarks/gpu.sh and gpu.py, on a CPU and in small."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+PROJECT = Path(__file__).resolve().parents[2]
+SCRIPT = PROJECT / "benchmarks" / "gpu.sh"
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ["bash", str(SCRIPT), *map(str, arguments)],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_unknown_options_are_refused() -> None:
+    done = run("--cpu")
+    assert done.returncode == 2
+    assert "unknown option --cpu" in done.stderr
+
+
+def test_a_failing_case_does_not_keep_the_others_from_running(
+    benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    gpu = benchmark_module("gpu")
+
+    def broken() -> dict:
+        raise RuntimeError("no kernel image")
+
+    def cases(_args: argparse.Namespace):
+        yield "first", broken
+        yield "second", lambda: iter([{"ok": True}, {"images_per_s": 3.0}])
+
+    monkeypatch.setattr(gpu, "STEPS", {"checks": cases})
+    arguments = ["checks", str(tmp_path), "--device", "cpu"]
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(arguments)
+    assert stop.value.code == 1
+    rows = json.loads((tmp_path / "checks.json").read_text())["results"]
+    assert [x["case"] for x in rows] == ["first", "second", "second"]
+    assert rows[0]["error"] == "RuntimeError: no kernel image"
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        gpu.main(["summary", str(tmp_path)])
+    assert stop.value.code == 1
+    printed = capsys.readouterr().out
+    assert "| checks | 1 | 1 | 1 | 0 |" in printed
+    assert "WRONG checks: " in printed
+
+    with pytest.raises(SystemExit):
+        gpu.main([*arguments, "--seconds", "-1"])
+    rows = json.loads((tmp_path / "checks.json").read_text())["results"]
+    assert all("skipped" in x for x in rows)
+
+
+def test_errors_of_known_tensors(benchmark_module) -> None:
+    checks = benchmark_module("gpu_checks")
+    x = torch.tensor([1.0, -4.0])
+    assert checks.relative_error(x + 0.1, x) == pytest.approx(0.025)
+    gradients = {"a": torch.tensor([3.0, 4.0]), "b": torch.zeros(2)}
+    assert checks.gradient_error({"a": torch.tensor([3.0, 4.5])}, gradients) == pytest.approx(0.1)
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9], [5, 5, 9, 9]]), torch.tensor([0.9, 0.5])
+    assert checks.unmatched(boxes, scores, boxes.flip(0), scores.flip(0)) == 0
+    assert checks.unmatched(boxes, scores, boxes[:1], scores[:1]) == pytest.approx(1 / 3)
+    assert checks.unmatched(boxes[:0], scores[:0], boxes, scores) == 1
+    assert not checks.judge(losses=0.0, gradients=0.1)["ok"]
+
+
+@pytest.mark.slow
+def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:
+    done = run(tmp_path, "--device", "cpu", "--quick")
+    logs = "".join(x.read_text()[-1500:] for x in tmp_path.glob("*.log"))
+    assert done.returncode == 0, done.stdout + logs
+    (merged,) = tmp_path.glob("gpu_*.json")
+    rows = json.loads(merged.read_text())["results"]
+    steps = {"checks", "waiting", "models", "heads", "quickstart", "adaption", "faster", "export"}
+    assert {x["step"] for x in rows} == steps
+    assert all(x.get("ok", True) and "skipped" not in x for x in rows)
+    assert (tmp_path / "summary.txt").read_text() in done.stdout
