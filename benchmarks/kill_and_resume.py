@@ -34,7 +34,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.file_io import PathManager
 
 from ga_detectron2.checkpoint import GACheckpointer
-from ga_detectron2.data import coco_subset
+from ga_detectron2.data.coco import coco_subset
 from ga_detectron2.engine import GATrainer
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Check a data set in COCO's format, and say whether and how guided anchors suit it.
+"""Check a dataset in COCO's format, and say whether and how guided anchors suit it.
 
-    tools/check_dataset.py ga_shapes_train                   # a registered data set
-    tools/check_dataset.py poles/train.json:poles/images     # any JSON and its folder of images
+    tools/check_dataset.py ga_shapes_train                   # a registered dataset
+    tools/check_dataset.py poles/train.json:poles/images     # any JSON and its image folder
     tools/check_dataset.py poles/train.json:poles/images --draw 8
 
-It finds image files that are missing or damaged, boxes outside of images, wrong categories and ids,
-and more; shows sizes and aspect ratios of the objects against the levels and squares of a model;
-compares squares, RPN's anchors and the approximate anchors with the best possible guided anchor;
-and says which settings suit. The exit status is 1 if there are errors, 0 with nothing but warnings.
+It finds missing or damaged images, boxes outside of images, wrong categories and ids, and more;
+shows sizes and aspect ratios of the objects against the levels and squares of a model; compares
+squares, RPN's anchors and the approximate anchors with the best possible guided anchor; and
+recommends settings. The exit status is 1 if there are errors.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from ga_detectron2.data.check import (
     HOW,
     CocoFile,
     Findings,
-    Geometry,
     InputSize,
     check_annotations,
     check_image_files,
@@ -59,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "dataset",
         metavar="DATASET",
-        help="ANNOTATIONS.json:IMAGE_FOLDER, or the name of a registered data set",
+        help="ANNOTATIONS.json:IMAGE_FOLDER, or the name of a registered dataset",
     )
     parser.add_argument(
         "--config-file",
@@ -71,10 +70,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--images",
         choices=HOW,
         default=HOW[0],
-        help="how to check image files: read all of each, read headers alone, or not at all "
-        "(default: full)",
+        help="decode images, read their headers only, or skip them (default: full)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write everything to this file as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     parser.add_argument(
         "--draw",
         type=at_least(0),
@@ -93,104 +91,83 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def bar(description: str, unit: str, total: int | None = None) -> Callable[[Any], Iterable[Any]]:
-    """Puts a progress bar around what is gone through."""
+    """A progress bar for what it is called with."""
     return lambda steps: tqdm(steps, desc=description, unit=unit, total=total)
 
 
-def read_settings(args: argparse.Namespace) -> tuple[InputSize, GuidedAnchoring]:
-    config_file = args.config_file or get_config_file(DEFAULT_CONFIG)
-    cfg = load_config(config_file, args.opts)
-    try:
-        return InputSize.from_config(cfg), settings_of(cfg)
-    except ValueError as error:
-        raise ConfigError(f"{config_file}: {error}") from error
-
-
-def check(
-    args: argparse.Namespace, settings: tuple[InputSize, GuidedAnchoring]
-) -> tuple[CocoFile, Findings, dict[str, Any]]:
-    """The data set, what is wrong with it, and what is to be said of its shapes."""
-    try:
-        found = find_dataset(args.dataset)
-        findings = Findings()
-        data = read_coco_file(*found, findings)
-    except (ValueError, OSError) as error:
-        raise ConfigError(error) from error
-    print(
-        f"{data.name}: {len(data.images)} images, {len(data.annotations)} annotations, "
-        f"{len(data.categories)} categories in {data.json_file}\n"
-    )
-    check_annotations(data, findings)
-    if args.images != "none":
-        progress = bar("Images", "image", len(data.images))
-        check_image_files(data, findings, args.images, progress=progress)
-    input_size, anchoring = settings
-    shapes = describe_shapes(data, input_size, Geometry.of(anchoring), bar("Settings", "setting"))
-    return data, findings, shapes
-
-
-def write_json(
-    path: str, args: argparse.Namespace, data: CocoFile, findings: Findings, shapes: dict[str, Any]
-) -> None:
-    content = {
-        "name": data.name,
-        "json_file": data.json_file,
-        "image_root": data.image_root,
-        "images": len(data.images),
-        "annotations": len(data.annotations),
-        "categories": len(data.categories),
-        "config": args.config_file or get_config_file(DEFAULT_CONFIG),
-        "images_checked": args.images,
-        "findings": [finding.as_dict() for finding in findings.in_order()],
-        "shapes": shapes,
-    }
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-
-
 def draw(
-    args: argparse.Namespace, data: CocoFile, settings: tuple[InputSize, GuidedAnchoring]
-) -> str:
-    """Writes the pictures; returns a sentence on where they are."""
+    output: str, data: CocoFile, input_size: InputSize, settings: GuidedAnchoring, number: int
+) -> None:
+    """Write a plot of all shapes and pictures of targets."""
     # matplotlib is needed for nothing else here.
     from ga_detectron2.visualization.dataset_shapes import plot_dataset_shapes
     from ga_detectron2.visualization.dataset_targets import draw_dataset_targets
     from ga_detectron2.visualization.style import save_image
 
-    output = args.output or os.path.join(DEFAULT_OUTPUT, data.name)
-    input_size, anchoring = settings
-    objects, geometry = take_objects(data, input_size), Geometry.of(anchoring)
+    objects = take_objects(data, input_size)
     title = f"{data.name}, shorter side {input_size.shorter or 'as it is'}"
-    plot = plot_dataset_shapes(objects, geometry, title)
+    plot = plot_dataset_shapes(objects, settings, title)
     save_image(plot, os.path.join(output, "shapes.png"))
-    count = 0
-    pictures = draw_dataset_targets(data, input_size, anchoring, args.draw)
-    number = min(args.draw, len(objects.image_of.unique()))
+    pictures = draw_dataset_targets(data, input_size, settings, number)
+    number = min(number, len(objects.image_of.unique()))
     for name, picture in bar("Drawing", "image", number)(pictures):
         save_image(picture, os.path.join(output, f"{name}.png"))
-        count += 1
-    return f"shapes.png and {number_of(count, 'picture')} of targets are in {output}"
+    print(f"check_dataset.py: shapes.png and {number_of(number, 'picture')} are in {output}")
+
+
+def check(args: argparse.Namespace) -> int:
+    """Run the tool; returns the number of errors in the dataset."""
+    name, json_file, image_root = find_dataset(args.dataset)
+    output = args.output or os.path.join(DEFAULT_OUTPUT, name)
+    if args.json:
+        check_output_file("--json", args.json, [json_file])
+    if args.draw or args.output:
+        check_output_folder("--output", output, [os.path.join(image_root, "shapes.png")])
+    config_file = args.config_file or get_config_file(DEFAULT_CONFIG)
+    cfg = load_config(config_file, args.opts)
+    try:
+        input_size, settings = InputSize.from_config(cfg), settings_of(cfg)
+    except ValueError as error:
+        raise ConfigError(f"{config_file}: {error}") from error
+
+    findings = Findings()
+    data = read_coco_file(name, json_file, image_root, findings)
+    print(
+        f"{name}: {len(data.images)} images, {len(data.annotations)} annotations, "
+        f"{len(data.categories)} categories in {json_file}\n"
+    )
+    check_annotations(data, findings)
+    check_image_files(data, findings, args.images, bar("Images", "image", len(data.images)))
+    shapes = describe_shapes(data, input_size, settings, bar("Settings", "setting"))
+    print(f"{format_findings(findings)}\n\n{format_shapes(shapes)}\n")
+    if args.json:
+        content = {
+            "name": name,
+            "json_file": json_file,
+            "image_root": image_root,
+            "images": len(data.images),
+            "annotations": len(data.annotations),
+            "categories": len(data.categories),
+            "config": config_file,
+            "images_checked": args.images,
+            "findings": [finding.as_dict() for finding in findings.in_order()],
+            "shapes": shapes,
+        }
+        os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
+        with open(args.json, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1, allow_nan=False)
+        print(f"check_dataset.py: the results are in {args.json}")
+    if (args.draw or args.output) and shapes["objects"]:
+        draw(output, data, input_size, settings, args.draw)
+    return findings.count(ERROR)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("check_dataset.py"):
-        if args.json:
-            check_output_file("--json", args.json)
-        if args.draw or args.output:
-            check_output_folder("--output", args.output or DEFAULT_OUTPUT)
-        settings = read_settings(args)
-        data, findings, shapes = check(args, settings)
-        print(f"{format_findings(findings)}\n\n{format_shapes(shapes)}\n")
-        if args.json:
-            write_json(args.json, args, data, findings, shapes)
-            print(f"check_dataset.py: everything is in {args.json}")
-        if (args.draw or args.output) and shapes["objects"]:
-            print(f"check_dataset.py: {draw(args, data, settings)}")
-    errors = findings.count(ERROR)
+        errors = check(args)
     if errors:
-        sys.exit(f"check_dataset.py: {number_of(errors, 'error')}: mend before training")
+        sys.exit(f"check_dataset.py: {number_of(errors, 'error')}: repair before training")
 
 
 if __name__ == "__main__":

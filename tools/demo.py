@@ -23,8 +23,7 @@ import numpy as np
 from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ga_detectron2.data.file_names import shown
-from ga_detectron2.data.images import ImageError, read_rgb
+from ga_detectron2.data.images import printable, read_rgb
 from ga_detectron2.engine import GuidedPredictor, Prediction, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
@@ -34,7 +33,7 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
-from ga_detectron2.errors import ConfigError
+from ga_detectron2.errors import ConfigError, DataError
 from ga_detectron2.visualization import (
     MAX_OVERLAP,
     anchors_of_image,
@@ -225,7 +224,7 @@ def check_outputs(args: argparse.Namespace) -> None:
         return
     target = video_target(args)
     for option, video in (("--video-input", args.video_input), ("--output", target)):
-        if video and shown(video) != video:
+        if video and printable(video) != video:
             raise ConfigError(f"{option}: {video} is no UTF-8, which OpenCV needs for a video")
     if target:
         check_output_file("--output", target)
@@ -266,7 +265,7 @@ def run_on_files(demo: Demo, args: argparse.Namespace) -> None:
     for path in progress:
         try:
             image = read_rgb(path)
-        except ImageError as error:
+        except DataError as error:
             progress.write(f"demo.py: skipped {error}", file=sys.stderr)
             unreadable += 1
             continue
@@ -365,7 +364,7 @@ def show_in_window(picture: np.ndarray, wait: int) -> bool:
 
 
 def place(output: str | None) -> str:
-    return f" are in {shown(output)}" if output else ""
+    return f" are in {printable(output)}" if output else ""
 
 
 def finish(demo: Demo, args: argparse.Namespace) -> None:
@@ -374,7 +373,7 @@ def finish(demo: Demo, args: argparse.Namespace) -> None:
     os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(demo.results, file, indent=1)
-    print(f"demo.py: the results are in {shown(args.json)}")
+    print(f"demo.py: the results are in {printable(args.json)}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -383,7 +382,7 @@ def main(argv: list[str] | None = None) -> None:
     with errors_in_one_line("demo.py"):
         check_outputs(args)
         demo = Demo(args)
-        print(f"demo.py: the weights are {shown(demo.predictor.cfg.MODEL.WEIGHTS)}")
+        print(f"demo.py: the weights are {printable(demo.predictor.cfg.MODEL.WEIGHTS)}")
         if args.input:
             run_on_files(demo, args)
         else:

@@ -30,7 +30,6 @@ from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 
 from ga_detectron2.data.proposal_files import (
-    ProposalFileError,
     read_mmdet_proposals,
     write_proposals,
 )
@@ -155,7 +154,7 @@ def convert(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    with errors_in_one_line("dump_proposals.py", ProposalFileError, once=True):
+    with errors_in_one_line("dump_proposals.py", once=True):
         check_output_file("--output", args.output)
         if args.from_mmdet:
             convert(args)

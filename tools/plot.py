@@ -23,8 +23,7 @@ from detectron2.utils.file_io import PathManager
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data import register_datasets
-from ga_detectron2.data.file_names import shown
-from ga_detectron2.data.images import read_rgb
+from ga_detectron2.data.images import printable, read_rgb
 from ga_detectron2.engine import GuidedPredictor, Prediction, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
@@ -300,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
             check_image_name(args.output)
             check_output_file("--output", args.output)
         args.function(args)
-    print(f"plot.py {args.command}: the result is in {shown(args.output)}")
+    print(f"plot.py {args.command}: the result is in {printable(args.output)}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
-"""Classes of the data against those of a model, compared before the model gets to see them.
+"""The classes of a run's datasets, against each other and against the model's."""
 
-In a loss, a class that the model does not have ends on a GPU in an assertion without a name; and to
-look for one there would mean to wait for the GPU in every step.
-"""
-
-from collections.abc import Iterable, Mapping
+import logging
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
@@ -12,15 +8,11 @@ from detectron2.data import MetadataCatalog
 
 from ga_detectron2.errors import DataError
 
-__all__ = [
-    "ClassCheckedMapper",
-    "ClassError",
-    "ModelClasses",
-    "check_dataset_classes",
-    "check_num_classes",
-    "check_record_classes",
-    "classes_of_model",
-]
+from .register import adopt_dataset, has_reorderable_classes
+
+__all__ = ["ModelClasses", "check_num_classes", "classes_of_model", "prepare_datasets"]
+
+logger = logging.getLogger(__name__)
 
 _NUM_CLASSES_OF = {
     "GeneralizedRCNN": "ROI_HEADS",
@@ -30,20 +22,11 @@ _NUM_CLASSES_OF = {
 }
 
 
-class ClassError(DataError):
-    """An object is of a class that the model does not have."""
-
-
 class ModelClasses(NamedTuple):
-    """Attributes: number: of a model's classes; key: of its configuration, which says so."""
+    """Attributes: number: of a model's classes; key: of the configuration, which sets it."""
 
     number: int
     key: str
-
-    @property
-    def of_roi_heads(self) -> bool:
-        """Whether the model classifies proposals."""
-        return "roi_heads" in self.key.lower()
 
 
 def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
@@ -55,87 +38,87 @@ def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
 
 
 def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
-    """Compare the model's number of classes with that of ``cfg.DATASETS``, before any work is done.
+    """Compare the classes of ``cfg.DATASETS`` with each other and with the model's number.
 
-    Passes over models of :func:`classes_of_model` None, and data sets whose metadata has no
-    ``thing_classes`` yet.
+    Models of :func:`classes_of_model` None, and datasets whose metadata has no ``thing_classes``
+    yet, are not compared.
 
     Args:
         cfg: complete.
-        eval_only: whether nothing is trained; ``DATASETS.TEST`` alone counts then.
+        eval_only: whether nothing is trained, so that only ``DATASETS.TEST`` counts.
 
     Raises:
-        ValueError: they differ; too few classes would otherwise end in an index error on a GPU, or
-            too many in a model with classes that it never sees.
+        DataError: they differ.
     """
-    classes = classes_of_model(cfg)
-    if classes is not None:
-        for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
-            check_dataset_classes(name, classes)
-
-
-def check_dataset_classes(dataset_name: str, classes: ModelClasses) -> None:
-    """:func:`check_num_classes` for one data set.
-
-    Raises:
-        ValueError: see there.
-    """
-    # MetadataCatalog.get would create an entry for a misspelt name.
-    if dataset_name not in MetadataCatalog:
+    model = classes_of_model(cfg)
+    if model is None:
         return
-    names = MetadataCatalog.get(dataset_name).get("thing_classes")
-    if names is not None and len(names) != classes.number:
-        raise ValueError(
-            f"{classes.key} is {classes.number}, but data set '{dataset_name}' has {len(names)} "
-            f"classes: set {classes.key} to {len(names)}"
+    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
+    known = [(name, classes) for name in names if (classes := _classes_of(name)) is not None]
+    for name, classes in known[1:]:
+        first, expected = known[0]
+        if not eval_only and sorted(classes) != sorted(expected):
+            raise DataError(
+                f"datasets '{first}' and '{name}' of this run have different classes, "
+                f"{_listed(expected)} and {_listed(classes)}: give both JSON files the same "
+                "categories (one without annotations does no harm)"
+            )
+    for name, classes in known:
+        if len(classes) != model.number:
+            raise DataError(
+                f"{model.key} is {model.number}, but dataset '{name}' has {len(classes)} classes: "
+                f"set {model.key} to {len(classes)}"
+            )
+
+
+def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
+    """Number the classes of all datasets of a run as in the first one of ``DATASETS.TRAIN``.
+
+    A dataset with the same names in another order is mapped by name, with a warning.
+
+    Args:
+        cfg: complete.
+        eval_only: whether nothing is trained. ``DATASETS.TRAIN`` may be missing then.
+
+    Raises:
+        DataError: the classes differ otherwise, or a JSON cannot be used.
+    """
+    for name in {*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST}:
+        adopt_dataset(name)
+    check_num_classes(cfg, eval_only)
+    expected = _classes_of(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+    if expected is None or classes_of_model(cfg) is None:
+        return
+    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+        classes = _classes_of(name)
+        if classes is None or classes == expected or sorted(classes) != sorted(expected):
+            continue
+        lists = f"{_listed(expected)} and {_listed(classes)}"
+        if not has_reorderable_classes(name) or len(set(expected)) < len(expected):
+            raise DataError(
+                f"datasets '{cfg.DATASETS.TRAIN[0]}' and '{name}' order their classes differently, "
+                f"{lists}: use the same order"
+            )
+        logger.warning(
+            f"Datasets '{cfg.DATASETS.TRAIN[0]}' and '{name}' order their classes differently, "
+            f"{lists}: they are matched by name"
+        )
+        metadata: Any = MetadataCatalog.get(name)
+        ids = {classes[i]: key for key, i in metadata.thing_dataset_id_to_contiguous_id.items()}
+        vars(metadata).update(  # Metadata itself refuses changes.
+            thing_classes=list(expected),
+            thing_dataset_id_to_contiguous_id={ids[x]: i for i, x in enumerate(expected)},
         )
 
 
-def check_record_classes(records: Iterable[Mapping[str, Any]], classes: ModelClasses) -> None:
-    """Refuse objects of classes that a model does not have, before any image is read.
-
-    Args:
-        records: of a data set, in detectron2's format. Crowds are passed over, as when it loads
-            training data.
-        classes: of the model.
-
-    Raises:
-        ClassError: names the image's file, the class and the key.
-    """
-    for record in records:
-        for annotation in record.get("annotations", ()):
-            number = annotation.get("category_id", 0)
-            if not 0 <= number < classes.number and not annotation.get("iscrowd", 0):
-                raise _error(record, number, classes)
+def _classes_of(dataset_name: str) -> list[str] | None:
+    # MetadataCatalog.get would create an entry for a misspelt name.
+    if dataset_name not in MetadataCatalog:
+        return None
+    names = MetadataCatalog.get(dataset_name).get("thing_classes")
+    return None if names is None else list(names)
 
 
-class ClassCheckedMapper:
-    """Any mapper, whose results are looked through for classes that a model does not have.
-
-    It does so where images are loaded, on the CPU: in the loader's own processes if it has some.
-    """
-
-    def __init__(self, mapper: Any, classes: ModelClasses):
-        self.mapper = mapper
-        self.classes = classes
-
-    def __call__(self, record: Any) -> Any:
-        """
-        Raises:
-            ClassError: names the image's file, the class and the key.
-        """
-        result = self.mapper(record)
-        instances = result.get("instances") if isinstance(result, Mapping) else None
-        if instances is not None and instances.has("gt_classes") and len(instances):
-            numbers = instances.gt_classes
-            for number in (int(numbers.min()), int(numbers.max())):
-                if not 0 <= number < self.classes.number:
-                    raise _error(result, number, self.classes)
-        return result
-
-
-def _error(record: Mapping[str, Any], number: int, classes: ModelClasses) -> ClassError:
-    return ClassError(
-        f"{record.get('file_name', 'an image')}: an object is of class {number} (category_id), but "
-        f"{classes.key} is {classes.number}: classes must be from 0 to {classes.number - 1}"
-    )
+def _listed(classes: list[str], most: int = 20) -> str:
+    shown = ", ".join(classes[:most])
+    return f"({shown}, ... {len(classes)} in all)" if len(classes) > most else f"({shown})"

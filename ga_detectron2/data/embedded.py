@@ -1,9 +1,8 @@
-"""The embedded data set: drawn shapes, registered as ``ga_shapes_train`` and ``ga_shapes_val``.
+"""The embedded dataset: drawn shapes, registered as ``ga_shapes_train`` and ``ga_shapes_val``.
 
-Registration draws nothing and touches no file. Metadata names the files by URI, as in
-``ga_shapes://val/annotations.json``, and detectron2's ``PathManager`` asks the handler of this file
-for the local path, which draws what is missing. So whoever comes first - the data loader, or a
-COCOEvaluator in a process that never loaded the data - finds it there.
+Registration accesses no file. Metadata names the files by URI, such as
+``ga_shapes://val/annotations.json``. The handler of these URIs draws the images on first use, be it
+by a data loader or by a COCOEvaluator in a process that never loaded the data.
 """
 
 import hashlib
@@ -16,22 +15,29 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 
-from .file_names import shown
+from .images import printable
 from .shapes import CLASS_NAMES, DRAWING_VERSION, ShapesConfig, draw_dataset
 
-__all__ = ["CACHE_VARIABLE", "SPLITS", "Split", "drawn_folder", "register_embedded_datasets"]
+__all__ = [
+    "CACHE_VARIABLE",
+    "SPLITS",
+    "Split",
+    "cache_root",
+    "drawn_folder",
+    "register_embedded_datasets",
+]
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "GA_DETECTRON2_CACHE"
-"""Environment variable with the folder for drawings; without it, a folder in iopath's cache."""
+"""Environment variable with the folder for drawn images and completed annotations; by default a
+folder in iopath's cache."""
 
 URI_PREFIX = "ga_shapes://"
 ANNOTATIONS = "annotations.json"
@@ -40,7 +46,7 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Split:
-    """One registered part of the data set."""
+    """One registered part of the dataset."""
 
     name: str
     seed: int
@@ -53,7 +59,7 @@ class Split:
 
     @property
     def folder_name(self) -> str:
-        """Changes with everything that what is drawn depends on."""
+        """Changes with everything that the images depend on."""
         settings = json.dumps([DRAWING_VERSION, asdict(self)], sort_keys=True)
         digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
         return f"{self.dataset_name}_v{DRAWING_VERSION}_{digest}"
@@ -63,7 +69,7 @@ SPLITS = (Split("train", seed=1, num_images=1000), Split("val", seed=2, num_imag
 
 
 def register_embedded_datasets() -> None:
-    """Register both splits with detectron2's catalogs. A second call changes nothing."""
+    """Register both splits with detectron2's catalogs. Repeated calls have no effect."""
     PathManager.register_handler(_ShapesHandler(), allow_override=True)
     for split in SPLITS:
         if split.dataset_name in DatasetCatalog:
@@ -72,7 +78,7 @@ def register_embedded_datasets() -> None:
         image_root = f"{URI_PREFIX}{split.name}/{IMAGES}"
         DatasetCatalog.register(
             split.dataset_name,
-            # Local paths, so that the file names of the records open without PathManager too.
+            # Local paths, so that file names of the records can be opened without PathManager.
             lambda json_file=json_file, image_root=image_root, name=split.dataset_name: (
                 load_coco_json(
                     PathManager.get_local_path(json_file),
@@ -86,7 +92,7 @@ def register_embedded_datasets() -> None:
             image_root=image_root,
             evaluator_type="coco",
             thing_classes=list(CLASS_NAMES),
-            # load_coco_json sets this too, but an evaluator may run without it.
+            # load_coco_json sets this too, but an evaluator may run without loading the data.
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
         )
 
@@ -94,13 +100,13 @@ def register_embedded_datasets() -> None:
 def drawn_folder(split: Split) -> str:
     """The local folder with ``annotations.json`` and ``images/`` of a split, drawn if missing.
 
-    The folder appears under its name only when it is complete; of several processes that need it
-    at the same time one draws and the others wait.
+    The folder appears when it is complete. Where several processes need it, one draws and the
+    others wait.
 
     Raises:
-        OSError: the folder that :data:`CACHE_VARIABLE` names cannot be written.
+        OSError: the folder cannot be written; names :data:`CACHE_VARIABLE`.
     """
-    folder = os.path.join(_cache_root(), split.folder_name)
+    folder = os.path.join(cache_root(), split.folder_name)
     if os.path.isfile(os.path.join(folder, ANNOTATIONS)):
         return folder
     try:
@@ -109,13 +115,14 @@ def drawn_folder(split: Split) -> str:
                 _draw(split, folder)
     except OSError as e:
         raise OSError(
-            f"The data set {split.dataset_name} cannot be drawn into {folder} ({e}). "
-            f"Set the environment variable {CACHE_VARIABLE} to a folder that can be written."
+            f"the dataset {split.dataset_name} cannot be drawn into {folder} ({e}); set the "
+            f"environment variable {CACHE_VARIABLE} to a writable folder"
         ) from e
     return folder
 
 
-def _cache_root() -> str:
+def cache_root() -> str:
+    """The folder for drawn images and completed annotations."""
     root = os.environ.get(CACHE_VARIABLE)
     if root:
         return os.path.abspath(os.path.expanduser(root))
@@ -123,7 +130,9 @@ def _cache_root() -> str:
 
 
 def _draw(split: Split, folder: str) -> None:
-    name, place = split.dataset_name, shown(folder)
+    import cv2  # Needed for nothing else here.
+
+    name, place = split.dataset_name, printable(folder)
     logger.info(f"Drawing the {split.num_images} images of {name} into {place} ...")
     start = time.perf_counter()
     # Next to the folder, because a rename is atomic only within a file system.
@@ -137,8 +146,8 @@ def _draw(split: Split, folder: str) -> None:
             path = os.path.join(temporary, IMAGES, file_name)
             written, content = cv2.imencode(os.path.splitext(file_name)[1], image)
             if not written:
-                raise OSError(f"{path}: OpenCV cannot make a picture of this kind")
-            # Not imwrite, which crashes on a folder whose name is not UTF-8.
+                raise OSError(f"{path}: OpenCV cannot encode this format")
+            # imwrite crashes on a folder whose name is not UTF-8.
             with open(path, "wb") as f:
                 f.write(content.tobytes())
             num_written += 1
@@ -150,7 +159,7 @@ def _draw(split: Split, folder: str) -> None:
         with open(os.path.join(temporary, ANNOTATIONS), "w", encoding="utf-8") as f:
             json.dump(contents, f)
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private to one user
-        # What lies there without its annotations is a rest that somebody left.
+        # A folder without annotations is left over from an interrupted run.
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(temporary, folder)
     finally:
@@ -168,8 +177,8 @@ class _ShapesHandler(PathHandler):
         splits: dict[str, Split] = {split.name: split for split in SPLITS}
         if name not in splits:
             raise FileNotFoundError(
-                f"{path} names no split of the embedded data set; "
-                f"there are {', '.join(URI_PREFIX + known for known in splits)}."
+                f"{path} names no split of the embedded dataset; "
+                f"there are {', '.join(URI_PREFIX + known for known in splits)}"
             )
         return os.path.join(drawn_folder(splits[name]), *inner.split("/"))
 
@@ -184,5 +193,5 @@ class _ShapesHandler(PathHandler):
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         if not set(mode) <= set("rbt"):
-            raise ValueError(f"{path} can only be read, not opened with mode {mode!r}.")
+            raise ValueError(f"{path} can only be read, not opened with mode {mode!r}")
         return open(self._get_local_path(path), mode, buffering=buffering, **kwargs)

@@ -1,5 +1,6 @@
 """Image files as detectron2 reads them, with errors that name the file."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,24 @@ from PIL import Image, UnidentifiedImageError
 
 from ga_detectron2.errors import DataError
 
-__all__ = ["ImageError", "NamingDatasetMapper", "read_image", "read_rgb"]
-
-
-class ImageError(DataError):
-    """An image file cannot be used. The message is one line and names the file."""
+__all__ = ["NamingDatasetMapper", "printable", "read_image", "read_rgb"]
 
 
 def read_image(path: str, channels: str) -> np.ndarray:
-    """An image (H, W, C) uint8, turned as its EXIF data say.
+    """An image (H, W, C) uint8, rotated as its EXIF data say.
 
     Args:
-        path: whatever detectron2's ``PathManager`` finds.
+        path: any path of detectron2's ``PathManager``.
         channels: as ``INPUT.FORMAT``, such as "BGR".
 
     Raises:
-        ImageError: it is missing or damaged, or is grey with more than 8 bits.
+        DataError: the file does not exist, cannot be decoded, or is grey with more than 8 bits.
     """
     try:
-        _refuse_deep_colours(path)
+        _refuse_deep_grey(path)
         return np.asarray(detection_utils.read_image(path, format=channels))
-    except Exception as error:  # Pillow fails on damaged files in any way.
-        raise ImageError(f"{path}: {_reason(error)}") from error
+    except Exception as error:  # Pillow raises errors of many types for damaged files.
+        raise DataError(f"{path}: {_reason(error)}") from error
 
 
 def read_rgb(path: str) -> np.ndarray:
@@ -39,7 +36,7 @@ def read_rgb(path: str) -> np.ndarray:
 
 
 class NamingDatasetMapper(DatasetMapper):
-    """A :class:`DatasetMapper` whose errors name the file, which Pillow's need not."""
+    """A :class:`DatasetMapper` whose errors name the image file."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> Any:
         """
@@ -47,21 +44,28 @@ class NamingDatasetMapper(DatasetMapper):
             dataset_dict: a record in detectron2's format.
 
         Raises:
-            ImageError: its image is missing or damaged, is grey with more than 8 bits, or is not
-                as large as the record says.
+            DataError: the image cannot be read or differs in size from the record, or an
+                annotation cannot be used.
         """
         path = dataset_dict.get("file_name", "a record without file_name")
         try:
-            _refuse_deep_colours(path)
+            _refuse_deep_grey(path)
             return super().__call__(dataset_dict)
         except Exception as error:
-            raise ImageError(f"{path}: {_reason(error)}") from error
+            read_image(path, self.image_format)  # Raises if the image is to blame.
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path}: {text}") from error
 
 
-def _refuse_deep_colours(path: str) -> None:
-    """Refuse grey of more than 8 bits: Pillow turns whatever is above 255 into 255, into white.
+def printable(path: str) -> str:
+    """A path for messages and logs; bytes that are not UTF-8 become ``\\\\xff``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
-    Colours of 16 bits it reduces to their upper 8, and says that they had 8.
+
+def _refuse_deep_grey(path: str) -> None:
+    """Refuse grey of more than 8 bits, which Pillow clips at 255 to a white image.
+
+    Pillow reduces colours of 16 bits to their upper 8.
     """
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         if image.mode.startswith(("I", "F")):
@@ -73,7 +77,7 @@ def _refuse_deep_colours(path: str) -> None:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, UnidentifiedImageError):  # It names an object of Python, not the file.
-        return "it cannot be read as a picture (damaged, or of a format that Pillow does not know)"
+    if isinstance(error, UnidentifiedImageError):  # It names a Python object, not the file.
+        return "the image cannot be decoded (damaged, or a format that Pillow does not know)"
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"it cannot be read as a picture ({text})"
+    return f"the image cannot be decoded ({text})"

@@ -1,4 +1,4 @@
-"""Files of stored proposals: detectron2's format, and what MMDetection writes."""
+"""Files of stored proposals, in the formats of detectron2 and MMDetection."""
 
 import pickle
 from collections.abc import Sequence
@@ -12,28 +12,19 @@ from ga_detectron2.atomic import atomic_open
 from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
 from ga_detectron2.errors import CheckpointError, DataError
 
-__all__ = [
-    "ProposalFileError",
-    "Proposals",
-    "read_mmdet_proposals",
-    "read_proposals",
-    "write_proposals",
-]
+__all__ = ["Proposals", "read_mmdet_proposals", "read_proposals", "write_proposals"]
 
-_NAMES_BEFORE = {"indexes": "ids", "scores": "objectness_logits"}
-
-
-class ProposalFileError(DataError):
-    """A file of proposals cannot be used. The message is one line and names the file."""
+_OLD_NAMES = {"indexes": "ids", "scores": "objectness_logits"}
+"""Names of Detectron, which detectron2 accepts too."""
 
 
 class Proposals(NamedTuple):
-    """The proposals of some images; the three lists are equally long.
+    """The proposals of some images, in three lists of equal length.
 
     Attributes:
-        ids: of the images, as in the data set's records.
+        ids: image ids, as in the dataset's records.
         boxes: (n, 4) float32 each, x1, y1, x2, y2 in pixels of the original image.
-        objectness_logits: (n,) float32 each; higher is better.
+        objectness_logits: (n,) float32 each.
     """
 
     ids: list[int | str]
@@ -42,10 +33,10 @@ class Proposals(NamedTuple):
 
 
 def write_proposals(path: str, proposals: Proposals) -> None:
-    """Write a file for ``DATASETS.PROPOSAL_FILES_*``. It appears when it is complete.
+    """Write a file for ``DATASETS.PROPOSAL_FILES_*`` atomically.
 
     Raises:
-        OSError: it cannot be written. Whatever was at ``path`` is still there then.
+        OSError: it cannot be written. An existing file at ``path`` is unchanged then.
     """
     content = {**proposals._asdict(), "bbox_mode": BoxMode.XYXY_ABS.value}
     with atomic_open(path) as file:
@@ -53,43 +44,87 @@ def write_proposals(path: str, proposals: Proposals) -> None:
 
 
 def read_proposals(path: str) -> Proposals:
-    """Read a file of detectron2's or of :func:`write_proposals`, executing nothing in it.
+    """Read a file of detectron2 or :func:`write_proposals` without executing anything in it.
 
     Raises:
-        ProposalFileError: the file is damaged or holds something else.
+        DataError: the file is damaged or has other content.
     """
     content = _load(path)
     names = Proposals._fields
-    if isinstance(content, dict):  # Detectron had other names, which detectron2 takes, too.
-        content = {_NAMES_BEFORE.get(name, name): value for name, value in content.items()}
+    if isinstance(content, dict):
+        content = {_OLD_NAMES.get(name, name): value for name, value in content.items()}
     if not isinstance(content, dict) or any(not isinstance(content.get(k), list) for k in names):
-        raise ProposalFileError(f"{path}: not a file of proposals, with the lists {names}")
+        raise DataError(f"{path}: not a file of proposals, with the lists {names}")
     proposals = Proposals(*(content[k] for k in names))
     if len({len(values) for values in proposals}) > 1:
-        raise ProposalFileError(f"{path}: the lists {names} must be equally long")
+        raise DataError(f"{path}: the lists {names} must be equally long")
     seen: set[str] = set()
     for image, boxes, logits in zip(*proposals, strict=True):
         problem = _problem(image, boxes, logits)
         if problem is None and str(image) in seen:
             problem = f"holds image {image} twice"
         if problem:
-            raise ProposalFileError(f"{path}: {problem}")
+            raise DataError(f"{path}: {problem}")
         seen.add(str(image))
     mode = content.get("bbox_mode", BoxMode.XYXY_ABS.value)
-    if isinstance(mode, int) and mode == BoxMode.XYWH_ABS.value:
-        corners = [BoxMode.convert(b, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for b in proposals.boxes]
-        return proposals._replace(boxes=corners)
-    if not isinstance(mode, int) or mode != BoxMode.XYXY_ABS.value:
-        raise ProposalFileError(
+    if not isinstance(mode, int) or mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+        raise DataError(
             f"{path}: bbox_mode {mode!r} must be 0 (x1, y1, x2, y2) or 1 (x, y, width, height)"
         )
-    return proposals
+    boxes = [BoxMode.convert(b, BoxMode(mode), BoxMode.XYXY_ABS) for b in proposals.boxes]
+    return proposals._replace(boxes=boxes)
+
+
+def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:
+    """Read a pickle of proposals of MMDetection 1 or 2 without executing anything in it.
+
+    It holds a list with an array (n, 5) for each image: x1, y1, x2, y2 in pixels of the original
+    image, and a score from 0 to 1. Images are identified by their order in the JSON, as in
+    MMDetection's datasets for testing. (detectron2 sorts them by id.)
+
+    Args:
+        path: of the file.
+        image_ids: of all images of the dataset, in the order of its JSON.
+
+    Raises:
+        DataError: the file is damaged, asks for something to be executed, has other content, or
+            another number of images.
+    """
+    content = _load(path)
+    if not isinstance(content, list):
+        raise DataError(
+            f"{path}: holds a {type(content).__name__}, not a list with an array (n, 5) an image, "
+            "as MMDetection's tools/test.py --out writes for a proposal model"
+        )
+    if len(content) != len(image_ids):
+        raise DataError(
+            f"{path}: holds {len(content)} images, but the dataset has {len(image_ids)}: images "
+            "are identified by their order alone, so all must be there, also those without objects "
+            "(MMDetection's test_mode)"
+        )
+    boxes, logits = [], []
+    for i, rows in enumerate(content):
+        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 5:
+            what = f"the shape {rows.shape}" if isinstance(rows, np.ndarray) else "no array"
+            raise DataError(f"{path}: image {i} (of the list) has {what}, not (n, 5)")
+        scores = rows[:, 4].astype(np.float64)
+        if not np.isfinite(rows).all() or not ((scores >= 0) & (scores <= 1)).all():
+            raise DataError(
+                f"{path}: image {i} (of the list) has a score that is not from 0 to 1, or a number "
+                "that is not finite"
+            )
+        boxes.append(rows[:, :4].astype(np.float32))
+        tiny = np.finfo(np.float32).tiny
+        logits.append(
+            (np.log(scores.clip(min=tiny)) - np.log((1 - scores).clip(min=tiny))).astype(np.float32)
+        )
+    return Proposals(list(image_ids), boxes, logits)
 
 
 def _problem(image: Any, boxes: Any, logits: Any) -> str | None:
     """What is wrong with the proposals of an image."""
     if not isinstance(image, int | str | np.integer):
-        return f"an image has the id of a {type(image).__name__}, not a number or a name"
+        return f"an image has an id of type {type(image).__name__}, not a number or text"
     for what, values in (("boxes", boxes), ("scores", logits)):
         if not isinstance(values, np.ndarray):
             return f"image {image} has no array of {what}"
@@ -102,55 +137,9 @@ def _problem(image: Any, boxes: Any, logits: Any) -> str | None:
     return None
 
 
-def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:
-    """Read a proposal pickle of MMDetection 1 or 2, executing nothing in it.
-
-    It holds a list with one array (n, 5) for each image: x1, y1, x2, y2 in pixels of the original
-    image, and a score from 0 to 1. The images have no names in it: they come in the order in which
-    the JSON lists them, as in MMDetection's data sets for testing. (detectron2 sorts them by id.)
-
-    Args:
-        path: of the file.
-        image_ids: of all images of the data set, in the order of its JSON.
-
-    Raises:
-        ProposalFileError: the file is damaged, asks for something to be executed, holds something
-            else, or another number of images.
-    """
-    content = _load(path)
-    if not isinstance(content, list):
-        raise ProposalFileError(
-            f"{path}: holds a {type(content).__name__}, not a list with an array (n, 5) an image, "
-            "as MMDetection's tools/test.py --out writes for a model of proposals"
-        )
-    if len(content) != len(image_ids):
-        raise ProposalFileError(
-            f"{path}: holds {len(content)} images, but the data set has {len(image_ids)}: "
-            "proposals are told apart by their order alone, so all images must be there, also "
-            "those without objects (MMDetection's test_mode)"
-        )
-    boxes, logits = [], []
-    for i, rows in enumerate(content):
-        if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 5:
-            what = f"the shape {rows.shape}" if isinstance(rows, np.ndarray) else "no array"
-            raise ProposalFileError(f"{path}: image {i} (of the list) has {what}, not (n, 5)")
-        scores = rows[:, 4].astype(np.float64)
-        if not np.isfinite(rows).all() or not ((scores >= 0) & (scores <= 1)).all():
-            raise ProposalFileError(
-                f"{path}: image {i} (of the list) has a score that is not from 0 to 1, or a number "
-                "that is not finite"
-            )
-        boxes.append(rows[:, :4].astype(np.float32))
-        tiny = np.finfo(np.float32).tiny
-        logits.append(
-            (np.log(scores.clip(min=tiny)) - np.log((1 - scores).clip(min=tiny))).astype(np.float32)
-        )
-    return Proposals(list(image_ids), boxes, logits)
-
-
 def _load(path: str) -> Any:
     try:
         with open(PathManager.get_local_path(path), "rb") as file:
             return load_numpy_pickle(file)
     except CheckpointError as error:
-        raise ProposalFileError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error

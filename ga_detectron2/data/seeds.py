@@ -1,4 +1,4 @@
-"""Random numbers that follow from where a training stands, so that nobody need store generators."""
+"""Random seeds that follow from the position in a training, so that no state is stored."""
 
 import random
 from collections.abc import Iterator
@@ -11,20 +11,16 @@ __all__ = ["derive_seed", "seed_all", "seeded"]
 
 
 def derive_seed(*numbers: int) -> int:
-    """A seed, from 0 to 2^32 - 1, that follows from all of some numbers and their order.
-
-    Args:
-        numbers: from 0 to 2^32 - 1.
-    """
-    # Without their count, zeros at the end would make no difference.
+    """A seed in [0, 2^32) that depends on all of some numbers in [0, 2^32) and their order."""
+    # Without their count, trailing zeros would make no difference.
     return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1)[0])
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators of Python, numpy, and torch on all devices.
+    """Seed the generators of Python, NumPy, and torch on all devices.
 
-    As :func:`detectron2.utils.env.seed_all_rng`, but it leaves the environment alone: that must not
-    be written in every iteration, while other threads may read it.
+    Unlike :func:`detectron2.utils.env.seed_all_rng` it does not write to the environment, which
+    other threads may read in the middle of a training.
     """
     random.seed(seed)
     np.random.seed(seed)
@@ -33,7 +29,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python, numpy, and torch on the CPU for a while, and then put them back."""
+    """Seed Python, NumPy, and torch on the CPU within the context, and restore their states."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)

@@ -131,7 +131,7 @@ class ProposalDump:
             the number of proposals.
 
         Raises:
-            ProposalFileError: a shard is damaged.
+            DataError: a shard is damaged.
             OSError: the file cannot be written, or a shard is missing.
         """
         merged = Proposals([], [], [])

@@ -5,8 +5,9 @@ import torch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from ga_detectron2.data.check.fit import RPN_RATIOS
-from ga_detectron2.data.check.objects import Geometry, Objects
+from ga_detectron2.data.check.objects import Objects, squares_of
 from ga_detectron2.data.check.report import number_of
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .style import color_of, figure_image, new_figure
 
@@ -17,14 +18,14 @@ MAX_POINTS = 5000
 ANCHOR_COLOR = "0.15"
 
 
-def plot_dataset_shapes(objects: Objects, geometry: Geometry, title: str = "") -> np.ndarray:
+def plot_dataset_shapes(objects: Objects, settings: GuidedAnchoring, title: str = "") -> np.ndarray:
     """Objects as points, coloured by the level that training gives them to.
 
     Crosses are squares and the two other of RPN's ratios; lines divide the levels.
 
     Args:
         objects: of a data set, in pixels of the network's input.
-        geometry: of the anchors.
+        settings: of the anchors.
         title: of the plot.
 
     Returns:
@@ -41,14 +42,14 @@ def plot_dataset_shapes(objects: Objects, geometry: Geometry, title: str = "") -
         generator = torch.Generator().manual_seed(0)
         chosen = torch.randperm(count, generator=generator)[:MAX_POINTS]
     sizes = objects.sizes[chosen].numpy()
-    levels = geometry.levels_of(objects.boxes)
-    squares = np.array(geometry.squares)
+    levels = settings.box_levels(objects.boxes)
+    squares = np.array(squares_of(settings))
     low = min(sizes.min(), squares[0] / 2) / 1.2
     high = max(sizes.max(), squares[-1] * 2) * 1.2
 
     figure = new_figure(1080, 800)
     axes = figure.add_axes((0.06, 0.075, 0.68, 0.81))
-    for i, stride in enumerate(geometry.strides):
+    for i, stride in enumerate(settings.strides):
         part = sizes[(levels[chosen] == i).numpy()]
         axes.scatter(
             part[:, 0],
@@ -101,7 +102,7 @@ def plot_dataset_shapes(objects: Objects, geometry: Geometry, title: str = "") -
         linewidths=2,
         edgecolors=ANCHOR_COLOR,
         zorder=4,
-        label=f"squares ({geometry.base_scale:g} strides)",
+        label=f"squares ({settings.base_scale:g} strides)",
     )
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     for axis in (axes.xaxis, axes.yaxis):

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from ga_detectron2.data.check.coco_file import CocoFile
 from ga_detectron2.data.check.objects import InputSize, take_objects
-from ga_detectron2.data.images import ImageError, read_rgb
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.images import read_rgb
+from ga_detectron2.errors import DataError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .targets import make_target_panel
@@ -52,7 +53,7 @@ def draw_dataset_targets(
         path = data.path_of(index)
         try:
             image = read_rgb(path)
-        except ImageError as error:
+        except DataError as error:
             logger.warning(f"Not drawn: {error}")
             continue
         height, width = input_size.resize(*image.shape[:2])

@@ -8,7 +8,6 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from ga_detectron2.data.check.fit import best_anchors
-from ga_detectron2.data.check.objects import Geometry
 from ga_detectron2.data.check.report import number_of
 from ga_detectron2.modeling.anchors import CellGrid, cells_inside_images
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
@@ -147,7 +146,7 @@ def make_target_panel(
     boxes = objects.gt_boxes.tensor.float()
     targets = targets_of_image(boxes * to_input, input_size, settings)
     limits = torch.tensor(input_size[::-1], dtype=torch.float32).expand(len(boxes), 2)
-    best = best_anchors(boxes * to_input, limits, Geometry.of(settings))
+    best = best_anchors(boxes * to_input, limits, settings)
     guided = targets.as_guided_anchors()
     objects_text = number_of(len(boxes), "object")
 

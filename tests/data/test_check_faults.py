@@ -1,4 +1,4 @@
-"""Each fault of a data set is found in a file that has it, and nowhere else."""
+"""Faults of a dataset are found in a file that has them, and only there."""
 
 import json
 import math
@@ -23,8 +23,9 @@ from ga_detectron2.data.check import (
     format_findings,
     read_coco_file,
 )
+from ga_detectron2.errors import DataError
 
-from .coco_faults import added, changed, make_contents, write_dataset
+from .coco_files import added, changed, make_contents, write_dataset
 
 
 def inspect(folder: Path, contents: Any, how: str = "none") -> tuple[CocoFile, Findings]:
@@ -49,22 +50,24 @@ def box(*values: Any) -> dict[str, Any]:
 NAN, INF = math.nan, math.inf
 
 FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
-    (changed("images", 0, file_name=None), {"image_incomplete": 1, "annotation_without_image": 2}),
-    (changed("images", 0, width=0), {"image_incomplete": 1, "annotation_without_image": 2}),
-    (changed("annotations", 1, bbox=None), {"annotation_incomplete": 1, "category_unused": 1}),
-    (changed("categories", 1, name=None), {"category_incomplete": 1, "category_undeclared": 1}),
-    (added("images", 0, file_name="3.png"), {"image_id_twice": 1, "image_empty": 1}),
+    (
+        changed("images", 1, width=0),
+        {"image_malformed": 1, "annotation_without_image": 1},
+    ),
+    (changed("annotations", 1, bbox=None), {"annotation_malformed": 1, "category_unused": 1}),
+    (changed("categories", 1, name=None), {"category_malformed": 1, "category_undeclared": 1}),
+    (added("images", 1, file_name="3.png"), {"image_id_twice": 1, "image_empty": 1}),
     (added("images", 0, id=3), {"file_twice": 1, "image_empty": 1}),
     (added("annotations", 0, bbox=[1, 1, 9, 9], area=81), {"annotation_id_twice": 1}),
     (added("categories", 0, name="car"), {"category_id_twice": 1}),
-    (added("categories", 0, id=3), {"category_name_twice": 1, "category_unused": 1}),
-    (changed("annotations", 0, image_id=7), {"annotation_without_image": 1}),
-    (changed("annotations", 0, category_id=7), {"category_undeclared": 1}),
-    (changed("annotations", 1, category_id=1), {"category_unused": 1}),
+    (added("categories", 0, id=4), {"category_name_twice": 1, "category_unused": 1}),
+    (changed("annotations", 0, image_id=8), {"annotation_without_image": 1}),
+    (changed("annotations", 0, category_id=8), {"category_undeclared": 1}),
+    (changed("annotations", 1, category_id=7), {"category_unused": 1}),
     (box(1, 2, 3), {"box_malformed": 1}),
     (box(1, 2, None, 4), {"box_malformed": 1}),
-    (box(NAN, 2, 3, 4), {"box_not_finite": 1}),
-    (box(1, 2, INF, 4), {"box_not_finite": 1}),
+    (box(NAN, 2, 3, 4), {"box_malformed": 1}),
+    (box(1, 2, INF, 4), {"box_malformed": 1}),
     (box(40, 10, -30, 20), {"box_negative": 1}),
     (box(40, 10, 30, 0), {"box_empty": 1}),
     (box(40, 10, 30, 0.5), {"box_degenerate": 1}),
@@ -74,14 +77,15 @@ FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
     (box(-1.5, 10, 22, 20), {"box_reaches_out": 1}),
     (box(70, 10, 20.9, 20), {}),  # within the tolerance
     (added("annotations", 0, id=9), {"box_twice": 1}),
-    (changed("annotations", 0, area=None), {"not_scorable": 1}),
-    (changed("annotations", 0, iscrowd=None), {"not_scorable": 1}),
-    (changed("annotations", 0, iscrowd=2), {"not_scorable": 1, "crowd": 1}),
+    (changed("annotations", 0, area=None), {"field_filled": 1}),
+    (changed("annotations", 0, iscrowd=None), {"field_filled": 1}),
+    (changed("annotations", 0, iscrowd=2), {"annotation_malformed": 1}),
     (changed("annotations", 0, area=-1), {"area_wrong": 1}),
     (changed("annotations", 0, area=1000), {"area_wrong": 1}),
     (changed("annotations", 0, area=100), {}),  # of a mask, less than its box
-    (changed("annotations", 0, ignore=1), {"ignore_flag": 1}),
-    (changed("annotations", 0, segmentation=[[1, 1, 5, 5]]), {"polygon_invalid": 1}),
+    (changed("annotations", 0, ignore=1), {"ignore_flag": 1, "crowd": 1}),
+    (changed("annotations", 0, id=0), {"annotation_id_unusable": 1}),
+    (changed("annotations", 0, segmentation=[[1, 1, 5, 5]]), {"polygon_degenerate": 1}),
     (changed("annotations", 0, segmentation=[[1, 1, 5, 5], [1, 1, 5, 5, 1, 5]]), {}),
     (changed("annotations", 0, segmentation=[]), {}),
     (changed("annotations", 0, iscrowd=1), {"crowd": 1}),
@@ -142,7 +146,7 @@ def test_image_files(tmp_path: Path, how: str) -> None:
     assert findings["image_unreadable"].examples[0].startswith("text.png: ")
     differs = findings["image_size_differs"].examples
     assert differs[0] == "other.png: 91x60, in the JSON 90x60"
-    assert differs[1].startswith("swapped.jpg: 60x90, in the JSON 90x60 (sides swapped")
+    assert differs[1].startswith("swapped.jpg: 60x90, in the JSON 90x60 (swapped")
 
 
 def test_a_cut_off_image_is_found_by_reading_all_of_it(tmp_path: Path) -> None:
@@ -161,7 +165,7 @@ def test_a_cut_off_image_is_found_by_reading_all_of_it(tmp_path: Path) -> None:
 
 
 def test_severities_and_text(tmp_path: Path) -> None:
-    assert {kind.severity for kind in KINDS.values()} == {ERROR, WARNING, NOTE}
+    assert {severity for severity, _ in KINDS.values()} == {ERROR, WARNING, NOTE}
     contents = changed("annotations", 0, bbox=[90, 10, 30, 20])
     contents["annotations"][2]["iscrowd"] = 1
     _, findings = inspect(tmp_path, contents)
@@ -189,20 +193,20 @@ def test_names_and_missing_files(tmp_path: Path) -> None:
     assert name == "ga_shapes_val"
     assert len(json.loads(Path(json_file).read_text())["images"]) == 200
     assert (Path(folder) / "000001.png").is_file()
-    with pytest.raises(ValueError, match="there is no data set 'ga_shape'"):
+    with pytest.raises(ValueError, match="there is no dataset 'ga_shape'"):
         find_dataset("ga_shape")
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*no\.json"):
+    with pytest.raises(DataError, match=r"there is no file .*no\.json"):
         find_dataset(f"{tmp_path}/no.json:{tmp_path}")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
         find_dataset(f"{tmp_path}/set.json:{tmp_path}/nowhere")
 
 
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ([], "has no list 'images'"),
-        ({**make_contents(), "annotations": {}}, "has no list 'annotations'"),
-        ({**make_contents(), "images": []}, "holds no image"),
+        ([], "is not a COCO"),
+        ({**make_contents(), "annotations": {}}, "no list 'annotations'"),
+        ({**make_contents(), "images": []}, "'images' is empty"),
     ],
 )
 def test_what_is_no_coco_file(tmp_path: Path, contents: Any, message: str) -> None:

@@ -12,11 +12,11 @@ from ga_detectron2.data.check.fit import (
     RPN_RATIOS,
     best_anchors,
     centered_iou,
+    centers_of_nearest_cells,
     fit,
     ideal_iou,
-    offsets,
 )
-from ga_detectron2.data.check.objects import Geometry, Objects
+from ga_detectron2.data.check.objects import Objects, with_changes
 from ga_detectron2.data.check.statistics import (
     ELONGATED_BINS,
     RATIO_BINS,
@@ -24,8 +24,11 @@ from ga_detectron2.data.check.statistics import (
     level_statistics,
     size_statistics,
 )
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
+from ga_detectron2.modeling.matching import MatchRule
 
-GEOMETRY = Geometry((4, 8, 16), 4, 3, (0.5, 1.0, 2.0), 0.3, 0.7)
+RULE = MatchRule((0.3, 0.7), (0, -1, 1), 0.3)
+SETTINGS = GuidedAnchoring(strides=(4, 8, 16), base_scale=4, shape_rule=RULE)
 WIDTH, HEIGHT = 150, 101
 
 
@@ -47,7 +50,7 @@ def make_objects(count: int, seed: int = 0) -> Objects:
 def search_best(objects: Objects, anchors_of_stride) -> np.ndarray:
     """Of each box the best IoU with any anchor on any cell, one after the other."""
     anchors = []
-    for stride in GEOMETRY.strides:
+    for stride in SETTINGS.strides:
         for y in range(0, HEIGHT, stride):
             for x in range(0, WIDTH, stride):
                 for w, h in anchors_of_stride(stride):
@@ -58,7 +61,7 @@ def search_best(objects: Objects, anchors_of_stride) -> np.ndarray:
 
 def fixed(scales: int, ratios) -> object:
     def anchors_of_stride(stride: int) -> list[tuple[float, float]]:
-        sides = [GEOMETRY.base_scale * stride * 2 ** (i / scales) for i in range(scales)]
+        sides = [SETTINGS.base_scale * stride * 2 ** (i / scales) for i in range(scales)]
         return [(a / r**0.5, a * r**0.5) for a in sides for r in ratios]
 
     return anchors_of_stride
@@ -66,7 +69,7 @@ def fixed(scales: int, ratios) -> object:
 
 def test_fixed_anchors_against_a_search_over_all_cells() -> None:
     objects = make_objects(80)
-    found = fit(objects, GEOMETRY)
+    found = fit(objects, SETTINGS)
     kinds = {
         "square": fixed(1, (1.0,)),
         "three_ratios": fixed(1, RPN_RATIOS),
@@ -75,23 +78,23 @@ def test_fixed_anchors_against_a_search_over_all_cells() -> None:
     for name, anchors in kinds.items():
         expected = search_best(objects, anchors)
         np.testing.assert_allclose(getattr(found, name).numpy(), expected, atol=2e-6)
-    best = best_anchors(objects.boxes, objects.image_sizes, GEOMETRY)
+    best = best_anchors(objects.boxes, objects.image_sizes, SETTINGS)
     iou = pairwise_iou(Boxes(best.boxes), Boxes(objects.boxes)).diagonal()
     torch.testing.assert_close(iou, found.approximate, atol=2e-6, rtol=0)
     torch.testing.assert_close(iou, best.iou, atol=2e-6, rtol=0)
     centers = (best.boxes[:, :2] + best.boxes[:, 2:]) / 2
-    stride = torch.tensor(GEOMETRY.strides)[best.level][:, None]
+    stride = torch.tensor(SETTINGS.strides)[best.level][:, None]
     torch.testing.assert_close(centers / stride, (centers / stride).round())
 
 
 def test_ideal_anchor_against_a_search_over_cells_and_shapes() -> None:
     objects = make_objects(12, seed=1)
-    found = fit(objects, GEOMETRY).ideal
+    found = fit(objects, SETTINGS).ideal
     for box, ideal in zip(objects.boxes.tolist(), found.tolist(), strict=True):
         w, h = box[2] - box[0], box[3] - box[1]
         # DESIGN's rule: the level whose square is nearest in octaves.
         level = math.floor(math.log2(math.sqrt(w * h)) - math.log2(16) + 0.5)
-        stride = GEOMETRY.strides[min(max(level, 0), 2)]
+        stride = SETTINGS.strides[min(max(level, 0), 2)]
         # The middle of a step is nearest to a value in it: the search may miss by half a step.
         widths, heights = (np.geomspace(side / 3, side * 5, 240) for side in (w, h))
         x, y = np.meshgrid(np.arange(0, WIDTH, stride), np.arange(0, HEIGHT, stride))
@@ -128,12 +131,12 @@ def test_ideal_is_a_bound_for_any_anchor_on_the_same_centre() -> None:
 
 
 def test_nearest_cells_lie_within_the_image() -> None:
-    boxes = torch.tensor([[140.0, 90, 150, 101]])  # its centre, (145, 95.5), by stride 16: 9.06, 6
-    away = offsets(boxes, torch.tensor([[150.0, 101]]), (4, 16, 64))
-    # Rows 0 to 25, 6, 1 and columns 0 to 37, 9, 2 lie within.
-    torch.testing.assert_close(away[0], torch.tensor([[1.0, 0.5], [1, 0.5], [17, 31.5]]))
-    beyond = offsets(torch.tensor([[120.0, 90, 150, 101]]), torch.tensor([[120.0, 101]]), (16,))
-    torch.testing.assert_close(beyond[0, 0], torch.tensor([135 - 7 * 16.0, 0.5]))
+    boxes = torch.tensor([[140.0, 90, 150, 101], [120.0, 90, 150, 101]])
+    settings = with_changes(SETTINGS, strides=(4, 16, 64))
+    centers = centers_of_nearest_cells(boxes, torch.tensor([[150.0, 101], [120, 101]]), settings)
+    # Columns 0 to 37, 9, 2 and rows 0 to 25, 6, 1 lie within the first image.
+    assert centers[0].tolist() == [[144, 96], [144, 96], [128, 64]]
+    assert centers[1, 1].tolist() == [7 * 16, 96]
 
 
 def test_statistics_count_what_is_there() -> None:
@@ -145,7 +148,7 @@ def test_statistics_count_what_is_there() -> None:
         torch.tensor([0, 0, 0, 0, 0, 0, 1]),
         torch.arange(7),
     )
-    found = level_statistics(objects, GEOMETRY)
+    found = level_statistics(objects, SETTINGS)
     assert [x["square"] for x in found["levels"]] == [16, 32, 64]
     # sqrt(8 * 80) = 25.3 and sqrt(16 * 32) = 22.63, at or above the border at 16 * sqrt(2).
     assert [x["objects"] for x in found["levels"]] == [2, 3, 2]
@@ -166,7 +169,7 @@ def test_statistics_count_what_is_there() -> None:
     sizes = size_statistics(objects)
     assert sizes["elongation"]["0.99"] == pytest.approx(10)
     assert sizes["shorter_side"]["0.5"] == 16
-    fitted = fit_statistics(objects, fit(objects, GEOMETRY), GEOMETRY)
+    fitted = fit_statistics(objects, fit(objects, SETTINGS), SETTINGS)
     assert fitted["all"]["objects"] == 7
     assert sum(fitted["by_ratio"][name]["objects"] for name in ELONGATED_BINS) == 2
     assert fitted["by_ratio"]["3:1+"]["ideal"] is None
@@ -178,7 +181,7 @@ def test_objects_that_share_a_cell() -> None:
     boxes = torch.tensor([[10.0, 10, 26, 26], [11, 11, 25, 25], [30, 10, 46, 26], [10, 10, 26, 26]])
     images = torch.tensor([0, 0, 0, 1])
     objects = Objects(boxes, torch.full((4, 2), 99.0), images, torch.arange(4))
-    assert level_statistics(objects, GEOMETRY)["sharing_a_cell"] == 2
+    assert level_statistics(objects, SETTINGS)["sharing_a_cell"] == 2
 
 
 def test_a_sample_keeps_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ga_detectron2.data.proposal_files import (
-    ProposalFileError,
     Proposals,
     read_mmdet_proposals,
     read_proposals,
     write_proposals,
 )
+from ga_detectron2.errors import DataError
 
 
 def make_rows(*numbers: int) -> list[np.ndarray]:
@@ -87,7 +87,7 @@ class Harm:
 def test_executes_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "evil.pkl", [*make_rows(1), Harm(tmp_path / "harm")])
     for read in (lambda: read_mmdet_proposals(path, [1, 2]), lambda: read_proposals(path)):
-        with pytest.raises(ProposalFileError, match=r"evil.pkl: asks for '.*mkdir'.*not executed"):
+        with pytest.raises(DataError, match=r"evil.pkl: asks for '.*mkdir'.*not executed"):
             read()
     assert not (tmp_path / "harm").exists()
     with open(path, "rb") as file:
@@ -99,7 +99,7 @@ def test_executes_nothing(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"boxes": []}, "holds a dict, not a list"),
-        (make_rows(1), "holds 1 images, but the data set has 2"),
+        (make_rows(1), "holds 1 images, but the dataset has 2"),
         ([make_rows(1)[0], np.zeros((3, 4))], r"image 1 .* the shape \(3, 4\), not \(n, 5\)"),
         ([make_rows(1)[0], [np.zeros((3, 5))]], "image 1 .* has no array"),
         ([make_rows(1)[0], np.full((1, 5), 2.0)], "image 1 .* a score that is not from 0 to 1"),
@@ -107,7 +107,7 @@ def test_executes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_other_content(content: object, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ProposalFileError, match=message):
+    with pytest.raises(DataError, match=message):
         read_mmdet_proposals(write(tmp_path / "a.pkl", content), [1, 2])
 
 
@@ -115,9 +115,9 @@ def test_refuses_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     write_proposals(str(path), Proposals([1], [np.zeros((1, 4))], [np.zeros(1)]))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ProposalFileError, match="damaged or truncated"):
+    with pytest.raises(DataError, match="damaged or truncated"):
         read_proposals(str(path))
-    with pytest.raises(ProposalFileError, match="not a file of proposals"):
+    with pytest.raises(DataError, match="not a file of proposals"):
         read_proposals(write(path, {"ids": [1]}))
-    with pytest.raises(ProposalFileError, match="equally long"):
+    with pytest.raises(DataError, match="equally long"):
         read_proposals(write(path, {"ids": [1], "boxes": [], "objectness_logits": []}))

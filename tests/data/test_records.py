@@ -1,4 +1,4 @@
-"""Records with stored proposals are detectron2's own, but nothing in a file of them is executed."""
+"""Records to train and score, with and without stored proposals, against detectron2's own."""
 
 import itertools
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
@@ -20,10 +21,10 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from ga_detectron2.data import build_test_loader, build_train_loader
-from ga_detectron2.data.proposal_files import ProposalFileError
+from ga_detectron2.data.coco import NO_MASK
 from ga_detectron2.data.records import get_records, records_to_train
 from ga_detectron2.data.seeds import seeded
-from ga_detectron2.errors import ConfigError, DataError
+from ga_detectron2.errors import DataError
 from tests.data.test_proposal_files import Harm
 
 NAMES = ("ga_records_test_a", "ga_records_test_b")
@@ -111,7 +112,7 @@ POINT = {**BOX, "keypoints": [4, 4, 2]}
 
 
 @pytest.mark.parametrize(
-    ("annotations", "min_keypoints", "told"),
+    ("annotations", "min_keypoints", "reason"),
     [
         ([], 0, "no annotations"),
         ([{**BOX, "iscrowd": 1}], 0, "crowds"),
@@ -121,12 +122,14 @@ POINT = {**BOX, "keypoints": [4, 4, 2]}
     ],
     ids=["none", "crowds", "no area", "outside", "keypoints"],
 )
-def test_nothing_to_learn_from(annotations: list, min_keypoints: int, told: str) -> None:
+def test_nothing_to_learn_from(annotations: list, min_keypoints: int, reason: str) -> None:
     records = [{**r, "annotations": annotations} for r in DatasetCatalog.get(NAMES[0])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DatasetCatalog.data, NAMES[0], lambda: records)
-        MetadataCatalog.get(NAMES[0]).json_file = "some/where.json"
-        with pytest.raises(DataError, match=rf"'{NAMES[0]}' \(some/where\.json\).*{told}") as error:
+        MetadataCatalog.get(NAMES[0]).source_file = "some/where.json"
+        with pytest.raises(
+            DataError, match=rf"'{NAMES[0]}' \(some/where\.json\).*{reason}"
+        ) as error:
             get_records(NAMES[0], min_keypoints=min_keypoints)
         assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" in str(error.value)
         if not min_keypoints:
@@ -151,26 +154,72 @@ def config(file: str) -> CfgNode:
     return cfg
 
 
-def test_objects_without_masks() -> None:
-    """detectron2 dies of them in its first step with such an image."""
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN = NAMES[:1]
-    assert len(records_to_train(cfg)) == 3
-    cfg.MODEL.MASK_ON = True
-    with pytest.raises(
-        DataError, match=rf"{NAMES[0]}0\.png: an object has no segmentation, .*MASK_ON"
-    ):
-        records_to_train(cfg)
-    assert len(records_to_train(cfg, has_masks=False)) == 3  # a mapper of one's own
-    mask = {"segmentation": [[2, 2, 20, 2, 20, 20]]}
+def with_annotations(*annotations: dict[str, Any]) -> CfgNode:
+    """A configuration whose training set has these annotations in the first image."""
     records = DatasetCatalog.get(NAMES[0])
-    for record in records:
-        crowd = {**record["annotations"][0], "iscrowd": 1} if record["annotations"] else {}
-        record["annotations"] = [{**a, **mask} for a in record["annotations"]]
-        record["annotations"] += [crowd] if crowd else []
+    records[0]["annotations"] = list(annotations)
     DatasetCatalog.remove(NAMES[0])
     DatasetCatalog.register(NAMES[0], lambda: records)
-    assert len(records_to_train(cfg)) == 3
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = NAMES[:1]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    return cfg
+
+
+POLYGON = {**BOX, "segmentation": [[2, 2, 20, 2, 20, 20]]}
+RLE = {**BOX, "segmentation": mask_util.frPyObjects(POLYGON["segmentation"], 30, 40)[0]}
+MASK_FAULTS = {
+    "object without a mask": (BOX, "polygon", r"an object has no segmentation, .*MODEL\.MASK_ON"),
+    "encoded mask": (RLE, "polygon", r"is a mask \(RLE\).* set INPUT\.MASK_FORMAT bitmask"),
+    "encoded masks": (RLE, "bitmask", None),
+    "polygon": (POLYGON, "polygon", None),
+    "crowd": ({**BOX, "iscrowd": 1}, "polygon", None),
+}
+
+
+@pytest.mark.parametrize("fault", MASK_FAULTS)
+def test_masks_are_checked_before_training(fault: str) -> None:
+    annotation, mask_format, message = MASK_FAULTS[fault]
+    cfg = with_annotations(annotation, POLYGON)
+    cfg.DATASETS.TRAIN = NAMES[:1]
+    cfg.INPUT.MASK_FORMAT = mask_format
+    records_to_train(cfg)
+    cfg.MODEL.MASK_ON = True
+    for record in DatasetCatalog.get(NAMES[0])[1:]:
+        record["annotations"] = []
+    records_to_train(cfg, has_own_mapper=True)
+    if message is None:
+        records_to_train(cfg)
+        return
+    with pytest.raises(DataError, match=rf"{NAMES[0]}0\.png: .*{message}"):
+        records_to_train(cfg)
+
+
+def test_objects_with_degenerate_polygons_have_a_box_but_no_mask() -> None:
+    cfg = with_annotations({**BOX, NO_MASK: 1}, POLYGON)
+    for record in DatasetCatalog.get(NAMES[0])[1:]:
+        record["annotations"] = []
+    assert len(records_to_train(cfg)[0]["annotations"]) == 2
+    cfg.MODEL.MASK_ON = True
+    assert records_to_train(cfg)[0]["annotations"] == [POLYGON]
+
+
+@pytest.mark.parametrize("wrong", [1, -1])
+def test_unknown_classes_are_refused_before_an_image_is_read(wrong: int) -> None:
+    cfg = with_annotations({**BOX, "category_id": wrong})
+    with pytest.raises(DataError, match=rf"'{NAMES[0]}': .*invalid category_id={wrong}"):
+        records_to_train(cfg)
+    del MetadataCatalog.get(NAMES[0]).thing_classes  # detectron2 examines no classes without it.
+    message = (
+        rf"{NAMES[0]}0\.png: an object is of class {wrong} \(category_id\), but "
+        r"MODEL\.ROI_HEADS\.NUM_CLASSES is 1: classes must be from 0 to 0"
+    )
+    with pytest.raises(DataError, match=message):
+        records_to_train(cfg)
+    records_to_train(cfg, has_own_mapper=True)
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"  # It has no classes.
+    records_to_train(cfg)
+    records_to_train(with_annotations({**BOX, "category_id": wrong, "iscrowd": 1}, BOX))
 
 
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "WeightedTrainingSampler"])
@@ -216,12 +265,9 @@ def test_no_loader_takes_bad_files(tmp_path: Path, fault: str) -> None:
     file = write(tmp_path / "p.pkl", content or {**make_content(0), "x": Harm(harm)})
     cfg = config(file)
 
-    for load in (
-        lambda: build_train_loader(cfg),
-        lambda: build_test_loader(cfg, NAMES[0]),
-    ):
-        with pytest.raises((ProposalFileError, ConfigError), match=rf"p\.pkl: .*{message}") as e:
-            load()
+    for load in (build_train_loader, lambda cfg: build_test_loader(cfg, NAMES[0])):
+        with pytest.raises(DataError, match=rf"p\.pkl: .*{message}") as e:
+            load(cfg)
         assert "\n" not in str(e.value)
     assert not harm.exists()
     if fault == "harm":

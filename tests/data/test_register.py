@@ -1,24 +1,36 @@
-"""COCO JSON files from the command line."""
+"""Registration of COCO JSON files, and what detectron2 and pycocotools then do with them."""
 
 import json
+import logging
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+import torch
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json, register_coco_instances
 from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from ga_detectron2.data import (
-    DatasetArgument,
-    coco_subset,
-    parse_dataset_argument,
-    register_datasets,
-)
+from ga_detectron2.data import build_train_loader, parse_dataset_argument, register_datasets
+from ga_detectron2.data.classes import check_num_classes, prepare_datasets
+from ga_detectron2.data.coco import coco_subset
+from ga_detectron2.data.embedded import CACHE_VARIABLE
+from ga_detectron2.data.records import get_records
+from ga_detectron2.errors import DataError
+
+from .coco_files import added, changed, make_contents, write_dataset
 
 
 @pytest.fixture(autouse=True)
-def catalogs():
-    """Takes out again what a test registered."""
+def catalogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Remove what a test registered; completed copies go to a folder of the test."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     before = set(DatasetCatalog), set(MetadataCatalog)
     yield
     for catalog, names in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
@@ -26,169 +38,334 @@ def catalogs():
             catalog.remove(name)
 
 
-def make_contents() -> dict:
-    return {
-        "images": [
-            {"id": 5, "file_name": "a.png", "height": 4, "width": 6},
-            {"id": 9, "file_name": "b.png", "height": 4, "width": 6},
-        ],
-        "annotations": [
-            {"id": 1, "image_id": 9, "category_id": 7, "bbox": [0, 1, 2, 2], "area": 4}
-            | {"iscrowd": 0},
-        ],
-        # As in COCO, ids need not start at 1, nor be in order.
-        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-    }
+def register(folder: Path, contents: Any, name: str = "set", in_python: bool = False) -> list[dict]:
+    """Register a JSON in one of the two ways and load it."""
+    argument = write_dataset(folder, contents, name)
+    if in_python:
+        _, json_file, image_root = parse_dataset_argument(f"{name}={argument}")
+        register_coco_instances(name, {}, json_file, image_root)
+    else:
+        register_datasets([f"{name}={argument}"])
+    return get_records(name, filter_empty=False)
 
 
-@pytest.fixture
-def files(tmp_path):
-    """A JSON file and the folder of its images."""
-    (tmp_path / "images").mkdir()
-    for name in ("a.png", "b.png"):
-        (tmp_path / "images" / name).write_bytes(b"")
-    (tmp_path / "set.json").write_text(json.dumps(make_contents()))
-    return tmp_path / "set.json", tmp_path / "images"
+def score(name: str, folder: Path, classes: list[str] | None = None) -> float:
+    """AP of perfect detections, by a model with these classes."""
+    classes = classes or MetadataCatalog.get(name).thing_classes
+    names = MetadataCatalog.get(name).thing_classes
+    evaluator = COCOEvaluator(name, output_dir=str(folder / "out"), use_fast_impl=False)
+    evaluator.reset()
+    for record in DatasetCatalog.get(name):
+        found = Instances((record["height"], record["width"]))
+        boxes = torch.tensor([a["bbox"] for a in record["annotations"]]).float().reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        numbers = [classes.index(names[a["category_id"]]) for a in record["annotations"]]
+        found.pred_boxes, found.scores = Boxes(boxes), torch.ones(len(boxes))
+        found.pred_classes = torch.tensor(numbers)
+        evaluator.process([record], [{"instances": found}])
+    return evaluator.evaluate()["bbox"]["AP"]
 
 
-def test_parse():
-    assert parse_dataset_argument("pets=a/b.json:c/d") == DatasetArgument("pets", "a/b.json", "c/d")
-    # Colons and equal signs in the path of the JSON
-    assert parse_dataset_argument("p=x:y=1/b.json:d") == DatasetArgument("p", "x:y=1/b.json", "d")
+# ------------------------------------------------------------------------------------- arguments
 
 
-def test_parse_home(monkeypatch):
+def test_colons_and_equal_signs_in_an_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    expected = DatasetArgument("p", "/home/me/a.json", "/home/me/images")
-    assert parse_dataset_argument("p=~/a.json:~/images") == expected
+    assert parse_dataset_argument("p=x:y=1/b.json:d") == ("p", "x:y=1/b.json", "d")
+    assert parse_dataset_argument("p=~/a.json:~/b") == ("p", "/home/me/a.json", "/home/me/b")
 
 
 @pytest.mark.parametrize("argument", ["", "pets", "pets=a.json", "=a.json:b", "pets=:b", "p=a: "])
-def test_parse_refuses(argument):
-    with pytest.raises(ValueError, match=r"NAME=ANNOTATIONS\.json:IMAGE_FOLDER"):
+def test_malformed_argument_is_refused(argument: str) -> None:
+    with pytest.raises(DataError, match=r"NAME=ANNOTATIONS\.json:IMAGE_FOLDER"):
         parse_dataset_argument(argument)
 
 
-def test_registered_set_loads(files):
-    json_file, folder = files
-    assert register_datasets([f"pets={json_file}:{folder}"]) == ["pets"]
-    metadata = MetadataCatalog.get("pets")
-    assert metadata.thing_classes == ["cat", "dog"]
-    assert metadata.evaluator_type == "coco"
-    records = DatasetCatalog.get("pets")  # detectron2 sets the same metadata, or would raise
-    assert [r["file_name"] for r in records] == [f"{folder}/a.png", f"{folder}/b.png"]
-    assert [[a["category_id"] for a in r["annotations"]] for r in records] == [[], [1]]
+def test_same_dataset_again_is_kept_and_another_refused(tmp_path: Path) -> None:
+    argument = f"set={write_dataset(tmp_path, make_contents())}"
+    assert register_datasets([argument]) == register_datasets([argument]) == ["set"]
+    with pytest.raises(DataError, match="'set' is already registered"):
+        register_datasets([f"set={tmp_path / 'set.json'}:{tmp_path}"])
+    with pytest.raises(DataError, match="'new' is given 2 times"):
+        register_datasets([argument.replace("set=", "new=")] * 2)
 
 
-def test_the_same_again_is_no_error_but_another_is(files):
-    json_file, folder = files
-    argument = f"pets={json_file}:{folder}"
-    assert register_datasets([argument]) == register_datasets([argument])
-    with pytest.raises(ValueError, match="'pets' is already registered"):
-        register_datasets([f"pets={json_file}:{folder.parent}"])
-    with pytest.raises(ValueError, match="'coco_2017_val' is already registered"):
-        register_datasets([f"coco_2017_val={json_file}:{folder}"])
-    with pytest.raises(ValueError, match="'new' is given 2 times"):
-        register_datasets([f"new={json_file}:{folder}"] * 2)
+def test_missing_files_are_named_and_nothing_is_registered(tmp_path: Path) -> None:
+    good = write_dataset(tmp_path, make_contents())
+    for argument, message in (
+        (f"{tmp_path}/no.json:{tmp_path}", r"there is no annotation file .*no\.json"),
+        (f"{tmp_path}/set.json:{tmp_path}/no", "there is no image folder .*no"),
+        (f"{tmp_path}/set.json:{tmp_path}", r"image 1\.png of .*set\.json is not in"),
+    ):
+        with pytest.raises(DataError, match=f"'bad': .*{message}"):
+            register_datasets([f"good={good}", f"bad={argument}"])
+    assert "good" not in DatasetCatalog
 
 
-def test_missing_files(files):
-    json_file, folder = files
-    with pytest.raises(FileNotFoundError, match=r"'pets': there is no annotation file .*no\.json"):
-        register_datasets([f"pets={json_file.parent}/no.json:{folder}"])
-    with pytest.raises(FileNotFoundError, match=r"'pets': there is no image folder .*nowhere"):
-        register_datasets([f"pets={json_file}:{folder}/nowhere"])
-    with pytest.raises(FileNotFoundError, match=r"names the image a\.png, which is not in"):
-        register_datasets([f"pets={json_file}:{folder.parent}"])
+# ----------------------------------------------------------------------------------- right files
 
 
-def test_one_wrong_argument_and_nothing_is_registered(files):
-    json_file, folder = files
-    with pytest.raises(FileNotFoundError):
-        register_datasets([f"pets={json_file}:{folder}", f"others={json_file}:{folder}/nowhere"])
-    assert "pets" not in DatasetCatalog
+@pytest.mark.parametrize("in_python", [False, True])
+def test_records_and_metadata_are_detectron2s(tmp_path: Path, in_python: bool) -> None:
+    records = register(tmp_path, make_contents(), in_python=in_python)
+    json_file = str(tmp_path / "set.json")
+    assert records == load_coco_json(json_file, str(tmp_path / "images"), "theirs")
+    ours, theirs = MetadataCatalog.get("set"), MetadataCatalog.get("theirs")
+    assert ours.thing_classes == theirs.thing_classes == ["ship", "pole"]
+    assert ours.thing_dataset_id_to_contiguous_id == theirs.thing_dataset_id_to_contiguous_id
+    assert (ours.json_file, ours.evaluator_type) == (json_file, "coco")
+    assert not (tmp_path / "cache").exists()
+    assert score("set", tmp_path) == pytest.approx(100)
 
 
-def without(key):
+def test_unpublished_annotations(tmp_path: Path) -> None:
     contents = make_contents()
-    del contents[key]
-    return contents
+    del contents["annotations"]
+    assert [r["annotations"] for r in register(tmp_path, contents)] == [[], []]
 
 
-def with_entry(key, **changes):
-    contents = make_contents()
-    contents[key][0] = {**contents[key][0], **changes}
-    contents[key][0] = {k: v for k, v in contents[key][0].items() if v is not None}
-    return contents
-
-
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        ([], "holds a list"),
-        (without("images"), "no list 'images'"),
-        ({**make_contents(), "annotations": {}}, "no list 'annotations'"),
-        (without("categories"), "no list 'categories'"),
-        ({**make_contents(), "images": []}, "'images' is empty"),
-        ({**make_contents(), "annotations": [1]}, r"annotations\[0\] has no 'id'"),
-        (with_entry("annotations", bbox=None), r"annotations\[0\] has no 'bbox'"),
-        (with_entry("images", file_name=None), r"images\[0\] has no 'file_name'"),
-        (with_entry("annotations", category_id=8), r"annotations\[0\] is of category 8"),
-    ],
-)
-def test_json_that_is_not_coco_detection(files, contents, message):
-    json_file, folder = files
-    json_file.write_text(json.dumps(contents))
-    with pytest.raises(ValueError, match=rf"'pets': .*set\.json is not a COCO .*{message}"):
-        register_datasets([f"pets={json_file}:{folder}"])
-    assert "pets" not in DatasetCatalog
-
-
-def test_a_test_set_needs_no_annotations(files):
-    json_file, folder = files
-    json_file.write_text(json.dumps(without("annotations")))
-    register_datasets([f"pets={json_file}:{folder}"])
-    assert [r["annotations"] for r in DatasetCatalog.get("pets")] == [[], []]
-
-
-def test_file_that_is_not_json(files):
-    json_file, folder = files
-    json_file.write_bytes(b"\xff\xfe{")
-    with pytest.raises(ValueError, match=r"set\.json is not a JSON file"):
-        register_datasets([f"pets={json_file}:{folder}"])
-
-
-def test_subset(files, tmp_path):
-    json_file, _ = files
+def test_subset_has_some_images_and_all_categories(tmp_path: Path) -> None:
+    write_dataset(tmp_path, make_contents())
     out = tmp_path / "new" / "subset.json"
-    coco_subset(str(json_file), str(out), [9])
+    coco_subset(str(tmp_path / "set.json"), str(out), [2])
     coco = COCO(str(out))
-    assert coco.getImgIds() == [9]
-    assert coco.getAnnIds() == [1]
-    assert coco.getCatIds() == [7, 3]
-    with pytest.raises(ValueError, match=r"set\.json holds no image with id 6, 7"):
-        coco_subset(str(json_file), str(out), [7, 9, 6])
-    with pytest.raises(ValueError, match="at least one image id"):
-        coco_subset(str(json_file), str(out), [])
+    assert (coco.getImgIds(), coco.getAnnIds(), coco.getCatIds()) == ([2], [3], [7, 3])
+    with pytest.raises(ValueError, match=r"set\.json has no image with id 6, 7"):
+        coco_subset(str(tmp_path / "set.json"), str(out), [7, 1, 6])
 
 
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 @pytest.mark.photographs
-def test_photographs(shared_folder, tmp_path, split):
+def test_photographs_load_as_with_detectron2(shared_folder: Path, split: str) -> None:
     coco_tiny = shared_folder / "data" / "coco_tiny"
-    json_file = coco_tiny / "annotations" / f"instances_{split}.json"
-    image_ids = sorted(COCO(str(json_file)).getImgIds())[:8]
-    coco_subset(str(json_file), str(tmp_path / "eight.json"), image_ids)
-    names = register_datasets(
-        f"{name}={path}:{coco_tiny / split}"
-        for name, path in (("tiny", json_file), ("eight", tmp_path / "eight.json"))
-    )
-    records, eight = (DatasetCatalog.get(name) for name in names)
-    assert len(records) == 80
-    assert len(MetadataCatalog.get("tiny").thing_classes) == 80
-    assert MetadataCatalog.get("eight").thing_classes == MetadataCatalog.get("tiny").thing_classes
-    # Eight photographs are the same as among the eighty, crowds and all.
-    assert eight == [r for r in records if r["image_id"] in image_ids]
-    image = read_image(eight[0]["file_name"], "BGR")
-    assert image.shape[:2] == (eight[0]["height"], eight[0]["width"])
-    assert np.ptp(image) > 100
+    files = [str(coco_tiny / "annotations" / f"instances_{split}.json"), str(coco_tiny / split)]
+    register_datasets([f"tiny={':'.join(files)}"])
+    records = get_records("tiny", filter_empty=False)
+    assert records == load_coco_json(*files, "theirs")
+    assert len(records) == len(MetadataCatalog.get("tiny").thing_classes) == 80
+    assert np.ptp(read_image(records[0]["file_name"], "BGR")) > 100
+
+
+# --------------------------------------------------------------- files with something to complete
+
+
+def first(records: list[dict]) -> dict:
+    return records[0]["annotations"][0]
+
+
+MASK = [[10, 10, 40, 10, 40, 30]]
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        changed("annotations", 0, area=None),
+        changed("annotations", 0, iscrowd=None),
+        changed("annotations", 0, area="600"),
+        changed("annotations", 0, area=float("nan")),
+        changed("annotations", 0, id=None),
+        changed("annotations", 0, id=0),
+        changed("annotations", 0, id="first"),
+        changed("annotations", 0, id=2**60, image_id=1.0, category_id=7.0),
+        changed("images", 0, id=1.0, height=60.0, width=90.0),
+        changed("images", 0, id=1.0, height=60.0),
+        changed("categories", 0, id=7.0),
+        changed("annotations", 0, segmentation=[[10, 10, 40, 30]]),
+        changed("annotations", 0, segmentation=[[]]),
+        changed("annotations", 0, image_id=8),
+    ],
+)
+def test_legal_but_unusual_files_score_100(
+    tmp_path: Path, contents: dict[str, Any], in_python: bool
+) -> None:
+    records = register(tmp_path, contents, in_python=in_python)
+    lost = contents["annotations"][0]["image_id"] == 8
+    assert sum(len(r["annotations"]) for r in records) == (2 if lost else 3)
+    for key in ("image_id", "height", "width"):
+        assert all(type(r[key]) is int for r in records)
+    assert score("set", tmp_path) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "plain"),
+    [(["a", "b"], ["a", "b"]), ([2**53 + 1, 2**53 + 2], [2**53 + 1, 2**53 + 2])],
+)
+def test_image_ids_of_text_and_large_ones(tmp_path: Path, image_ids: list, plain: list) -> None:
+    contents = make_contents()
+    for image in contents["images"]:
+        image["id"] = image_ids[image["id"] - 1]
+    for annotation in contents["annotations"]:
+        annotation["image_id"] = image_ids[annotation["image_id"] - 1]
+    assert [r["image_id"] for r in register(tmp_path, contents)] == plain
+    assert score("set", tmp_path) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_ignored_objects_are_crowds_and_reported_once(
+    tmp_path: Path, in_python: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        records = register(
+            tmp_path, changed("annotations", 0, ignore=1), f"ignored{in_python}", in_python
+        )
+        DatasetCatalog.get(f"ignored{in_python}")
+    assert first(records)["iscrowd"] == 1
+    assert caplog.text.count('1 annotations with "ignore" set: treated as crowds') == 1
+
+
+def test_area_of_masks_and_boxes(tmp_path: Path) -> None:
+    contents = changed("annotations", 0, area=None, segmentation=MASK)
+    rle = mask_util.frPyObjects(MASK, 60, 90)[0]
+    del contents["annotations"][1]["area"]
+    everywhere = {"size": [60, 90], "counts": [0, 5400]}
+    contents["annotations"][2] |= {"area": None, "segmentation": everywhere}
+    register(tmp_path, contents)
+    coco = COCO(MetadataCatalog.get("set").json_file)
+    assert [a["area"] for a in coco.loadAnns([1, 2, 3])] == [mask_util.area(rle), 500, 5400]
+
+
+def test_keypoints_are_counted(tmp_path: Path) -> None:
+    contents = changed("annotations", 0, keypoints=[11, 11, 2, 12, 12, 0, 13, 13, 1])
+    for category in contents["categories"]:
+        category["keypoints"] = ["left_end", "middle", "right_end"]
+    records = register(tmp_path, contents)
+    coco = COCO(MetadataCatalog.get("set").json_file)
+    assert [a["num_keypoints"] for a in coco.loadAnns([1, 2, 3])] == [2, 0, 0]
+    assert {len(a["keypoints"]) for r in records for a in r["annotations"]} == {9}
+    metadata = MetadataCatalog.get("set")
+    assert metadata.keypoint_names == ("left_end", "middle", "right_end")
+    assert metadata.keypoint_flip_map == (("left_end", "right_end"),)
+
+
+def test_changed_file_is_completed_again(tmp_path: Path) -> None:
+    register(tmp_path, changed("annotations", 0, id=0))
+    before = MetadataCatalog.get("set").json_file
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(DataError, match="already registered"):
+        register(other, changed("annotations", 0, id=0, bbox=[0, 0, 9, 9]))
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.remove("set")
+    records = register(tmp_path, changed("annotations", 0, id=0, bbox=[0, 0, 9, 9]))
+    assert first(records)["bbox"] == [0, 0, 9, 9]
+    assert MetadataCatalog.get("set").json_file != before
+    assert score("set", tmp_path) == pytest.approx(100)
+
+
+def test_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
+    with pytest.raises(DataError, match=rf"'set': .*cannot be written .*{CACHE_VARIABLE}"):
+        register(tmp_path, changed("annotations", 0, id=0))
+
+
+# ---------------------------------------------------------------------------- classes of a run
+
+
+def config(train: list[str], test: list[str], num_classes: int = 2) -> CfgNode:
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = tuple(train), tuple(test)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    return cfg
+
+
+def reordered() -> dict[str, Any]:
+    """The same objects, but with ids that sort the classes the other way."""
+    contents = make_contents()
+    for annotation in contents["annotations"]:
+        annotation["category_id"] = 10 - annotation["category_id"]
+    contents["categories"] = [{"id": 3, "name": "pole"}, {"id": 7, "name": "ship"}]
+    return contents
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+def test_other_order_of_classes_is_matched_by_name(
+    tmp_path: Path, in_python: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    argument = write_dataset(tmp_path, make_contents(), "train")
+    register_datasets([f"train={argument}"])
+    register(tmp_path, reordered(), "more", in_python)
+    register(tmp_path, reordered(), "test", in_python)
+    with caplog.at_level(logging.WARNING):
+        build_train_loader(config(["train", "more"], ["test"]))
+    assert "(ship, pole) and (pole, ship): they are matched by name" in caplog.text
+    assert get_records("more") == get_records("train")
+    assert score("test", tmp_path, ["ship", "pole"]) == pytest.approx(100)
+    results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    assert {r["category_id"] for r in results} == {3, 7}  # those of the test set's file
+
+
+def test_other_order_of_classes_is_matched_for_scoring_alone(tmp_path: Path) -> None:
+    for name, contents in (("train", make_contents()), ("test", reordered())):
+        register(tmp_path, contents, name)
+    prepare_datasets(config(["train"], ["test"]), eval_only=True)
+    assert score("test", tmp_path, ["ship", "pole"]) == pytest.approx(100)
+
+
+def test_other_classes_are_refused_with_both_lists(tmp_path: Path) -> None:
+    one = make_contents()
+    one["categories"] = one["categories"][:1]
+    one["annotations"] = one["annotations"][::2]
+    register(tmp_path, make_contents(), "train")
+    register(tmp_path, one, "test")
+    with pytest.raises(DataError, match=r"'train' and 'test' .* \(ship, pole\) and \(pole\)"):
+        check_num_classes(config(["train"], ["test"]))
+    check_num_classes(config(["train"], ["test"], 1), eval_only=True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "node"),
+    [("GeneralizedRCNN", "ROI_HEADS"), ("RetinaNet", "RETINANET"), ("GARetinaNet", "RETINANET")],
+)
+def test_number_of_classes(architecture: str, node: str) -> None:
+    cfg = config(["ga_shapes_train"], ["ga_shapes_val", "misspelt"], 5)
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    check_num_classes(cfg)
+    assert "misspelt" not in MetadataCatalog
+    cfg.MODEL[node].NUM_CLASSES = 80
+    message = rf"MODEL\.{node}\.NUM_CLASSES is 80, but .*'ga_shapes_train' has 5 .* to 5"
+    with pytest.raises(DataError, match=message):
+        check_num_classes(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    check_num_classes(cfg)
+
+
+# ----------------------------------------------------------------------------------- wrong files
+
+
+@pytest.mark.parametrize("in_python", [False, True])
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ([], "is not a COCO detection JSON"),
+        ({**make_contents(), "images": {}}, "no list 'images'"),
+        ({**make_contents(), "images": []}, "'images' is empty"),
+        ({**make_contents(), "annotations": [1]}, r"annotations\[0\] is 1, not an object"),
+        (changed("annotations", 0, bbox=None), r"annotations\[0\] has no 'bbox'"),
+        (changed("annotations", 0, bbox=[1, 2, float("inf"), 3]), r"has the bbox \[1, 2, Inf"),
+        (changed("annotations", 0, bbox=["1", 2, 3, 4]), "not four finite numbers"),
+        (changed("annotations", 0, category_id=8), "of category 8, which is not among"),
+        (changed("annotations", 0, iscrowd=2), "has iscrowd 2, which is not 0 or 1"),
+        (changed("annotations", 0, segmentation=[5]), "neither polygons nor an RLE"),
+        (changed("annotations", 0, segmentation={"size": [4, 6]}), "neither polygons nor an RLE"),
+        (changed("annotations", 0, keypoints=[1, 2]), "keypoints that are no list of x, y"),
+        (changed("images", 0, file_name=3), r"images\[0\] has the file_name 3"),
+        (changed("images", 0, height=0), r"images\[0\] has the height 0"),
+        (changed("images", 0, width=4.5), r"images\[0\] has the width 4\.5"),
+        (changed("images", 1, id="b"), r"images\[1\] has the id 'b', but images\[0\] 1; all"),
+        (changed("categories", 0, name=3), r"categories\[0\] has the name 3"),
+        (changed("categories", 0, keypoints=[7]), "keypoints that are no list of names"),
+        (added("images", 0), "image id 1 is used 2 times"),
+        (added("annotations", 0), "annotation id 1 is used 2 times"),
+        (added("categories", 0), "category id 7 is used 2 times"),
+    ],
+)
+def test_unusable_file_is_refused_by_entry(
+    tmp_path: Path, contents: Any, message: str, in_python: bool
+) -> None:
+    with pytest.raises(DataError, match=rf"dataset 'set': .*set\.json.*{message}"):
+        register(tmp_path, contents, in_python=in_python)

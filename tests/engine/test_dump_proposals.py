@@ -11,7 +11,7 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.modeling import build_model
 
-from ga_detectron2.data import coco_subset
+from ga_detectron2.data.coco import coco_subset
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.proposal_dump import ProposalDump, as_proposal_network
 from ga_detectron2.errors import ConfigError
@@ -174,7 +174,7 @@ def test_converts_mmdetections_file(
     by_id = dict(zip(found["ids"], map(len, found["boxes"]), strict=True))
     assert by_id == {6: 0, 5: 1, 4: 2, 3: 3, 2: 4, 1: 5}
     (tmp_path / "mmdet.pkl").write_bytes(pickle.dumps(arrays[:5]))
-    with pytest.raises(SystemExit, match="holds 5 images, but the data set has 6"):
+    with pytest.raises(SystemExit, match="holds 5 images, but the dataset has 6"):
         script.main(call)
 
 

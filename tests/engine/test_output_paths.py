@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ga_detectron2.data.file_names import shown
+from ga_detectron2.data.images import printable
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.errors import ConfigError
 from tests.scripts import load_script
@@ -77,8 +77,8 @@ def test_a_full_disk_is_told(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_names_that_are_no_text_can_be_printed() -> None:
-    assert shown("a/b\udcff.png") == "a/b\\xff.png"
-    assert shown("a/ü.png") == "a/ü.png"
+    assert printable("a/b\udcff.png") == "a/b\\xff.png"
+    assert printable("a/ü.png") == "a/ü.png"
 
 
 ABSENT = ("--config-file", "absent.yaml")

@@ -93,7 +93,7 @@ def test_evaluation_ignores_the_training_sets(two_classes: str) -> None:
     classes = {"MODEL__RETINANET__NUM_CLASSES": 2, "DATASETS__TEST": (two_classes,)}
     cfg = load("small/ga_retinanet_R_18", **classes)
     check_run(cfg, eval_only=True)
-    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 2, but .* 'ga_shapes_train' has 5"):
+    with pytest.raises(ConfigError, match="have different classes"):
         check_run(cfg)
 
 

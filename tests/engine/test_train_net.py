@@ -184,7 +184,7 @@ def test_a_training_set_without_objects(
                       DATASETS__TRAIN=f"('{name}',)")
         )  # fmt: skip
     message = str(stop.value.code)
-    assert message.startswith(f"train_net.py: error: data set '{name}' ({empty}) has nothing to")
+    assert message.startswith(f"train_net.py: error: dataset '{name}' ({empty}) has no object to")
     assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" in message
     assert "\n" not in message
 

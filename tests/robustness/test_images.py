@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ga_detectron2.data.images import ImageError, NamingDatasetMapper, read_rgb
+from ga_detectron2.data.images import NamingDatasetMapper, read_rgb
+from ga_detectron2.errors import DataError
 from tests.robustness.examples import EXAMPLES
 
 HEIGHT, WIDTH = 24, 40
@@ -86,7 +87,7 @@ def test_of_16_bit_colours_the_upper_8_are_read(tmp_path: Path, name: str, read:
 def test_16_bit_grey_is_refused(tmp_path: Path, name: str, read: Callable) -> None:
     """Pillow would make a white image of it."""
     save_16_bit(tmp_path / name)
-    with pytest.raises(ImageError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
+    with pytest.raises(DataError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
         read(tmp_path / name)
 
 
@@ -102,14 +103,14 @@ def damaged(name: str) -> bytes:
 def test_damaged_images_are_refused_by_name(tmp_path: Path, name: str, read: Callable) -> None:
     path = tmp_path / "broken.jpg"
     path.write_bytes(damaged(name))
-    with pytest.raises(ImageError, match=r"broken\.jpg") as error:
+    with pytest.raises(DataError, match=r"broken\.jpg") as error:
         read(path)
     assert "\n" not in str(error.value)
 
 
 def test_an_image_of_another_size_than_its_record(tmp_path: Path) -> None:
     Image.fromarray(RGB[:10]).save(tmp_path / "small.png")
-    with pytest.raises(ImageError, match=r"small\.png.*size"):
+    with pytest.raises(DataError, match=r"small\.png: Mismatched image shape"):
         as_training_reads(tmp_path / "small.png")
 
 
@@ -117,7 +118,7 @@ def test_a_picture_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
     """Its file has a few bytes, its pixels would fill the memory."""
     header = b"P6\n60000 60000\n255\n"
     (tmp_path / "huge.ppm").write_bytes(header)
-    with pytest.raises(ImageError, match=r"huge\.ppm"):
+    with pytest.raises(DataError, match=r"huge\.ppm"):
         read_rgb(str(tmp_path / "huge.ppm"))
 
 
@@ -141,7 +142,7 @@ def test_any_damage(
     path.write_bytes(bytes(data[: end % (2 * len(data))]))
     try:
         image = read_rgb(str(path))
-    except ImageError:
+    except DataError:
         return
     assert image.ndim == 3
     assert image.shape[2] == 3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ga_detectron2.data.check.objects import Geometry, Objects, settings_of
+from ga_detectron2.data.check.objects import Objects, settings_of
 from ga_detectron2.engine import load_config
 from ga_detectron2.visualization.dataset_shapes import plot_dataset_shapes
 from ga_detectron2.visualization.image_anchors import anchors_of_image
@@ -66,13 +66,12 @@ def test_no_objects(settings) -> None:
 
 
 def test_plot_shows_levels_that_have_objects(settings) -> None:
-    geometry = Geometry.of(settings)
     boxes = torch.tensor([[0.0, 0, 64, 64]]).repeat(6000, 1)
     zeros = torch.zeros(6000, dtype=torch.int64)
     objects = Objects(boxes, torch.full((6000, 2), 99.0), zeros, zeros)
-    plot = plot_dataset_shapes(objects, geometry, "name")
+    plot = plot_dataset_shapes(objects, settings, "name")
     points = plot[80:, 115:740].reshape(-1, 3) / 255  # without the legend
     near = [np.abs(points - color_of(i)).sum(axis=1).min() < 0.15 for i in range(5)]
     assert near == [False, False, True, False, False]
     with pytest.raises(ValueError, match="no objects"):
-        plot_dataset_shapes(Objects(*(x[:0] for x in objects)), geometry)
+        plot_dataset_shapes(Objects(*(x[:0] for x in objects)), settings)

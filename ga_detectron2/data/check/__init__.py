@@ -1,15 +1,17 @@
-"""Validates a COCO JSON, and says how its objects fit the anchors and levels of a model.
+"""The dataset advisor behind ``tools/check_dataset.py``.
 
-It is what ``tools/check_dataset.py`` runs.
+It validates a COCO JSON and its images, compares the objects with the anchors and levels of a
+model, and recommends settings.
 """
+
+from ga_detectron2.data.coco import CocoFile, read_coco_file
+from ga_detectron2.data.findings import ERROR, KINDS, NOTE, WARNING, Finding, Findings
 
 from .advice import advise
 from .annotations import check_annotations
-from .coco_file import CocoFile, find_dataset, read_coco_file
-from .findings import ERROR, KINDS, NOTE, WARNING, Finding, Findings
 from .fit import AnchorFit, fit
 from .image_files import HOW, check_image_files
-from .objects import Geometry, InputSize, Objects, settings_of, take_objects
+from .objects import InputSize, Objects, find_dataset, settings_of, take_objects
 from .report import describe_shapes, format_findings, format_shapes, number_of
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "CocoFile",
     "Finding",
     "Findings",
-    "Geometry",
     "InputSize",
     "Objects",
     "advise",

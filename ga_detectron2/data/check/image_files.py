@@ -1,21 +1,20 @@
-"""Whether the image files are there, can be read, and have the size that the JSON says."""
+"""Existence, readability and size of image files."""
 
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from .coco_file import CocoFile
-from .findings import Findings
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.findings import Findings
 
 __all__ = ["HOW", "check_image_files"]
 
 HOW = ("full", "header", "none")
-"""How closely files are looked at: decoded; size and kind alone; not at all."""
+"""Extent of the check: decode images; read their headers only; skip them."""
 
 _ORIENTATION_TAG = 0x0112
 
@@ -24,70 +23,60 @@ def check_image_files(
     data: CocoFile,
     findings: Findings,
     how: str = "full",
-    workers: int | None = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> None:
     """Add what is wrong with image files to ``findings``.
 
     Args:
         data: names and sizes of the images.
+        findings: receives the faults.
         how: one of ``HOW``.
-        workers: threads; without it, one a core, eight at most.
-        progress: is given an iterable over the images' results, such as ``tqdm`` wraps.
+        progress: wraps an iterable over the images, such as ``tqdm``.
     """
-    assert how in HOW
     if how == "none":
         return
-    look = _full_size if how == "full" else _header_size
-    numbers = range(len(data.images))
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        for fault in progress(pool.map(lambda i: _fault(data, i, look), numbers)):
+    read_size = _decoded_size if how == "full" else _header_size
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        images = range(len(data.images))
+        for fault in progress(pool.map(lambda i: _fault(data, i, read_size), images)):
             if fault is not None:
-                kind, case = fault
-                findings.add(kind, [case])
+                findings.add(fault[0], [fault[1]])
 
 
 def _fault(
-    data: CocoFile, index: int, look: Callable[[str], tuple[int, int]]
+    data: CocoFile, index: int, read_size: Callable[[str], tuple[int, int]]
 ) -> tuple[str, str] | None:
-    """Kind and words of what is wrong with an image."""
-    name, path = data.images[index]["file_name"], data.path_of(index)
+    """Kind and description of what is wrong with an image."""
+    image, path = data.images[index], data.path_of(index)
+    name = image["file_name"]
     if not os.path.isfile(path):
-        return "image_missing", name + _where_it_may_be(data.image_root, name)
+        base = name.replace("\\", "/").rpartition("/")[2]
+        hint = ""
+        if base != name and os.path.isfile(os.path.join(data.image_root, base)):
+            hint = f" (the folder has {base}: file_name should be relative to the folder)"
+        return "image_missing", name + hint
     try:
-        found = look(path)
-    except Exception as error:  # Pillow fails on damaged files in any way.
+        width, height = read_size(path)
+    except Exception as error:  # Pillow raises errors of many types for damaged files.
         reason = " ".join(str(error).split()).replace(path, "it") or type(error).__name__
         return "image_unreadable", f"{name}: {reason}"
-    width, height = data.image_sizes[index].astype(int).tolist()
-    if found == (width, height):
+    if (width, height) == (image["width"], image["height"]):
         return None
-    hint = ""
-    if found == (height, width):
-        hint = " (sides swapped: the JSON may not have heeded the file's EXIF orientation)"
-    return (
-        "image_size_differs",
-        f"{name}: {found[0]}x{found[1]}, in the JSON {width}x{height}{hint}",
-    )
+    swapped = (height, width) == (image["width"], image["height"])
+    hint = " (swapped: the JSON may ignore the EXIF orientation)" if swapped else ""
+    expected = f"{image['width']}x{image['height']}"
+    return "image_size_differs", f"{name}: {width}x{height}, in the JSON {expected}{hint}"
 
 
-def _full_size(path: str) -> tuple[int, int]:
-    """Width and height of the image as detectron2 reads it, all of it."""
-    image: np.ndarray = read_image(path)
-    return image.shape[1], image.shape[0]
+def _decoded_size(path: str) -> tuple[int, int]:
+    """Width and height of the image as detectron2 decodes it."""
+    height, width = read_image(path).shape[:2]
+    return width, height
 
 
 def _header_size(path: str) -> tuple[int, int]:
-    """The same by what the file says of itself."""
+    """The same, from the header of the file."""
     with Image.open(path) as image:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
-
-
-def _where_it_may_be(folder: str, name: str) -> str:
-    """A hint for the usual mistakes in the names of files."""
-    base = name.replace("\\", "/").rpartition("/")[2]
-    if base != name and os.path.isfile(os.path.join(folder, base)):
-        return f" (the folder has {base}: file_name should start from the folder)"
-    return ""
+        rotated = image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+    return (height, width) if rotated else (width, height)

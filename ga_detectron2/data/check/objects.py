@@ -1,40 +1,96 @@
-"""The objects of a data set as a network sees them in training, and the levels that they go to."""
+"""The objects of a dataset at the network's input size, and the settings they are compared with."""
 
-from typing import NamedTuple
+import copy
+import os
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_backbone
+from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.register import parse_dataset_argument
+from ga_detectron2.errors import ConfigError, DataError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, input_levels
-from ga_detectron2.modeling.targets import box_levels
 
-from .coco_file import CocoFile
+__all__ = [
+    "InputSize",
+    "Objects",
+    "find_dataset",
+    "octaves_of",
+    "settings_of",
+    "squares_of",
+    "take_objects",
+    "with_changes",
+]
 
-__all__ = ["Geometry", "InputSize", "Objects", "settings_of", "take_objects"]
+
+def find_dataset(argument: str) -> tuple[str, str, str]:
+    """Name, JSON and image folder of a dataset.
+
+    Args:
+        argument: the name of a registered dataset, ``ANNOTATIONS.json:IMAGE_FOLDER``, or
+            ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
+
+    Raises:
+        DataError: there is no such dataset, or one of its files is missing.
+    """
+    if argument in DatasetCatalog:
+        metadata = MetadataCatalog.get(argument)
+        json_file = metadata.get("source_file", metadata.get("json_file"))
+        files = json_file, metadata.get("image_root")
+        if None in files:
+            raise DataError(f"dataset '{argument}' is not from a COCO JSON: it cannot be checked")
+        name, hint = argument, "set DETECTRON2_DATASETS to the folder of detectron2's datasets"
+        json_file, image_root = (PathManager.get_local_path(path) for path in files)
+    elif ":" not in argument:
+        raise DataError(
+            f"there is no dataset '{argument}': give the name of a registered one, such as "
+            "ga_shapes_train, or ANNOTATIONS.json:IMAGE_FOLDER"
+        )
+    else:
+        has_name = "=" in argument.partition(":")[0]
+        name, json_file, image_root = parse_dataset_argument(
+            argument if has_name else f"dataset={argument}"
+        )
+        if not has_name:
+            name = os.path.splitext(os.path.basename(json_file))[0]
+        hint = "it should be ANNOTATIONS.json:IMAGE_FOLDER"
+    for kind, path, exists in (
+        ("file", json_file, os.path.isfile(json_file)),
+        ("folder", image_root, os.path.isdir(image_root)),
+    ):
+        if not exists:
+            raise DataError(f"dataset '{name}': there is no {kind} {path}; {hint}")
+    return name, json_file, image_root
 
 
 class InputSize(NamedTuple):
-    """To which images are resized, in pixels: the shorter side, unless the longer exceeds most."""
+    """Shorter side of resized images in pixels, unless the longer one would exceed ``longest``."""
 
     shorter: int
     longest: int
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "InputSize":
-        """Of training; of several sizes the middle one."""
+        """The input size of training; of several the middle one."""
         sizes = sorted(cfg.INPUT.MIN_SIZE_TRAIN)
+        if not sizes or cfg.INPUT.MAX_SIZE_TRAIN < 1:
+            raise ConfigError(
+                f"INPUT.MIN_SIZE_TRAIN {cfg.INPUT.MIN_SIZE_TRAIN} and MAX_SIZE_TRAIN "
+                f"{cfg.INPUT.MAX_SIZE_TRAIN} must be positive"
+            )
         if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
-            shorter = (sizes[0] + sizes[-1]) // 2
-        else:
-            shorter = sizes[len(sizes) // 2]
-        return cls(shorter, cfg.INPUT.MAX_SIZE_TRAIN)
+            return cls((sizes[0] + sizes[-1]) // 2, cfg.INPUT.MAX_SIZE_TRAIN)
+        return cls(sizes[len(sizes) // 2], cfg.INPUT.MAX_SIZE_TRAIN)
 
     def resize(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) afterwards, as detectron2 rounds it."""
+        """Resized (height, width), rounded as in detectron2."""
         if self.shorter == 0:  # detectron2's sign for leaving images as they are
             return height, width
         return ResizeShortestEdge.get_output_shape(height, width, self.shorter, self.longest)
@@ -45,57 +101,8 @@ class InputSize(NamedTuple):
         return InputSize(shorter, max(shorter, round(self.longest * shorter / self.shorter)))
 
 
-class Geometry(NamedTuple):
-    """What anchors of a model may look like; see ``GuidedAnchoring``, from which it comes.
-
-    Attributes:
-        strides: of the L levels in pixels, each twice the one before.
-        base_scale: side of the squares in strides.
-        scales_per_octave, aspect_ratios: of the approximate anchors.
-        min_positive_iou: of a box with its best approximate anchor, from which on it gets cells
-            that learn its shape.
-        positive_iou: from which on any cell learns it.
-    """
-
-    strides: tuple[int, ...]
-    base_scale: float
-    scales_per_octave: int
-    aspect_ratios: tuple[float, ...]
-    min_positive_iou: float
-    positive_iou: float
-
-    @classmethod
-    def of(cls, settings: GuidedAnchoring) -> "Geometry":
-        rule = settings.shape_rule
-        return cls(
-            settings.strides,
-            settings.base_scale,
-            settings.scales_per_octave,
-            settings.aspect_ratios,
-            rule.min_positive_iou,
-            rule.thresholds[rule.labels.index(1) - 1],
-        )
-
-    @property
-    def squares(self) -> list[float]:
-        """Sides of the squares by level, in pixels."""
-        return [self.base_scale * stride for stride in self.strides]
-
-    def levels_of(self, boxes: Tensor) -> Tensor:
-        """The level that training gives each box (G, 4) to: (G,) int64."""
-        return box_levels(boxes, len(self.strides), self.strides[0], self.base_scale)
-
-    def octaves_of(self, boxes: Tensor) -> Tensor:
-        """How many times a box (G, 4) doubles the first square's side: (G,).
-
-        From -0.5 to L - 0.5 it is within half an octave of the squares of some level.
-        """
-        size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
-        return (size / self.squares[0]).log2()
-
-
 def settings_of(cfg: CfgNode) -> GuidedAnchoring:
-    """The settings of a model's guided anchors, without building the model.
+    """The settings of a model's guided anchors; the model is not built.
 
     Raises:
         ValueError: the model has no guided anchors, or a key is wrong.
@@ -105,24 +112,45 @@ def settings_of(cfg: CfgNode) -> GuidedAnchoring:
     elif cfg.MODEL.PROPOSAL_GENERATOR.NAME == "GuidedAnchorRPN":
         key, names = "MODEL.RPN.IN_FEATURES", cfg.MODEL.RPN.IN_FEATURES
     else:
-        raise ValueError(
+        raise ConfigError(
             "the model has no guided anchors: use a configuration with "
             "MODEL.PROPOSAL_GENERATOR.NAME GuidedAnchorRPN or MODEL.META_ARCHITECTURE GARetinaNet, "
             "such as configs/ga_rpn_R_50.yaml"
         )
-    with torch.device("meta"):  # Its levels are wanted, not its weights.
+    with torch.device("meta"):  # Only its strides are needed.
         levels = build_backbone(cfg).output_shape()
     shapes = input_levels(key, names, levels)
     return GuidedAnchoring.from_config(cfg, [shape.stride for shape in shapes])
 
 
+def with_changes(settings: GuidedAnchoring, **changes: Any) -> GuidedAnchoring:
+    """A copy of ``settings`` with other attributes."""
+    changed = copy.copy(settings)
+    vars(changed).update(changes)
+    return changed
+
+
+def squares_of(settings: GuidedAnchoring) -> list[float]:
+    """Sides of the squares by level, in pixels."""
+    return [settings.base_scale * stride for stride in settings.strides]
+
+
+def octaves_of(boxes: Tensor, settings: GuidedAnchoring) -> Tensor:
+    """Logarithm to base 2 of the ratio of a box's size to the first square's side: (G,).
+
+    Within [-0.5, L - 0.5) the box is within half an octave of the squares of some level.
+    """
+    size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
+    return (size / squares_of(settings)[0]).log2()
+
+
 class Objects(NamedTuple):
-    """G boxes that training learns from, in pixels of the network's input.
+    """G boxes that training uses, in pixels of the network's input.
 
     Attributes:
         boxes: (G, 4) float32, x1, y1, x2, y2, clipped to the image.
         image_sizes: (G, 2) float32, width and height of the box's image.
-        image_of: (G,) int64 into the data set's images.
+        image_of: (G,) int64 into the dataset's images.
         annotation_of: (G,) int64 into its annotations.
     """
 
@@ -138,13 +166,11 @@ class Objects(NamedTuple):
 
 
 def take_objects(data: CocoFile, input_size: InputSize) -> Objects:
-    """What detectron2's mapper keeps of a data set: no crowds, and clipped boxes with an area."""
+    """The boxes that detectron2's mapper keeps: clipped, with an area, and no crowds."""
     resized = np.array(
         [input_size.resize(int(h), int(w))[::-1] for w, h in data.image_sizes], dtype=np.float64
     )
-    with np.errstate(invalid="ignore"):
-        is_box = np.isfinite(data.boxes).all(axis=1) & (data.boxes[:, 2:] > 0).all(axis=1)
-    chosen = np.flatnonzero(is_box & (data.image_of >= 0) & data.is_declared & ~data.is_crowd)
+    chosen = np.flatnonzero((data.boxes[:, 2:] > 0).all(axis=1) & ~data.is_crowd)
     image_of = data.image_of[chosen]
     limits = np.tile(resized[image_of], 2)
     boxes = data.boxes[chosen]

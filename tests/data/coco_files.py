@@ -1,4 +1,4 @@
-"""A data set in COCO's format without a fault, to which a test adds one."""
+"""A faultless COCO dataset, which tests change."""
 
 import copy
 import json
@@ -13,12 +13,12 @@ SIZE = (60, 90)
 
 
 def make_contents() -> dict[str, Any]:
-    """Two images, three objects of two categories."""
+    """Two images, three objects of two categories whose ids are neither contiguous nor sorted."""
     annotations = [
         {"id": i + 1, "image_id": image, "category_id": category, "bbox": box, "iscrowd": 0}
         | {"area": box[2] * box[3]}
         for i, (image, category, box) in enumerate(
-            [(1, 1, [10, 10, 30, 20]), (1, 2, [50, 5, 10, 50]), (2, 1, [0, 0, 90, 60])]
+            [(1, 7, [10, 10, 30, 20]), (1, 3, [50, 5, 10, 50]), (2, 7, [0, 0, 90, 60])]
         )
     ]
     height, width = SIZE
@@ -27,24 +27,24 @@ def make_contents() -> dict[str, Any]:
             {"id": i, "file_name": f"{i}.png", "height": height, "width": width} for i in (1, 2)
         ],
         "annotations": annotations,
-        "categories": [{"id": 1, "name": "pole"}, {"id": 2, "name": "ship"}],
+        "categories": [{"id": 7, "name": "pole"}, {"id": 3, "name": "ship"}],
     }
 
 
-def write_dataset(folder: Path, contents: dict[str, Any]) -> str:
-    """JSON and images 1.png and 2.png, as an argument of tools/check_dataset.py."""
+def write_dataset(folder: Path, contents: Any, name: str = "set") -> str:
+    """Write a JSON and images 1.png and 2.png; returns ``ANNOTATIONS.json:IMAGE_FOLDER``."""
     images = folder / "images"
     images.mkdir(exist_ok=True)
     random = np.random.default_rng(0)
     for i in (1, 2):
         pixels = random.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         assert cv2.imwrite(str(images / f"{i}.png"), pixels)
-    (folder / "set.json").write_text(json.dumps(contents))
-    return f"{folder / 'set.json'}:{images}"
+    (folder / f"{name}.json").write_text(json.dumps(contents))
+    return f"{folder / name}.json:{images}"
 
 
 def changed(key: str, index: int, **values: Any) -> dict[str, Any]:
-    """The contents with other values in one entry; a value that is None is taken out."""
+    """The contents with other values in one entry; a value of None is removed."""
     contents = make_contents()
     entry = {**contents[key][index], **values}
     contents[key][index] = {k: v for k, v in entry.items() if v is not None}
