@@ -1,10 +1,10 @@
-"""Settings of the documentation site, which tools/build_docs.sh builds without a network."""
+"""Sphinx configuration of the documentation site, built by tools/build_docs.sh."""
 
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
-# The package of this checkout, not an installed one, and the extensions beside this file.
+# The package of this checkout instead of an installed one, and the local extensions.
 sys.path[:0] = [str(DOCS.parent), str(DOCS / "_extensions")]
 
 import ga_detectron2  # noqa: E402
@@ -28,7 +28,7 @@ exclude_patterns = ["_build", "_extensions", "figures"]
 
 # -- Markdown --------------------------------------------------------------------------------------
 myst_enable_extensions = ["deflist"]
-myst_heading_anchors = 3  # so that pages may link to #a-heading, as on GitHub
+myst_heading_anchors = 3  # links to #a-heading, as on GitHub
 
 # -- The API from docstrings -----------------------------------------------------------------------
 autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}

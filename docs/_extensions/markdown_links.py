@@ -1,4 +1,4 @@
-"""Pages that are also read on GitHub: links out of docs/, and pages that are not there yet."""
+"""Links out of docs/ that work both on GitHub and on the site."""
 
 import re
 from pathlib import Path
@@ -6,34 +6,18 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 LINK = re.compile(r"\]\((\.\./[^)#\s]+)\)")
-TOCTREE = re.compile(r"```{toctree}.*?```", re.DOTALL)
 
 
 def prepare(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Change the text of a page before it is parsed."""
+    """Rewrite links in the text of a page before it is parsed."""
     folder = Path(app.env.doc2path(docname)).parent
-    text = TOCTREE.sub(lambda m: _leave_out_missing(m.group(), app, docname), source[0])
-    source[0] = LINK.sub(lambda m: _outside(m, folder, Path(app.srcdir)), text)
-
-
-def _leave_out_missing(toctree: str, app: Sphinx, docname: str) -> str:
-    """Without pages that this version does not have.
-
-    The other way round, a page that no table of contents has, is a warning of Sphinx itself.
-    """
-    folder = docname.rpartition("/")[0]
-    lines = []
-    for line in toctree.splitlines():
-        page = f"{folder}/{line}".lstrip("/")
-        if not re.fullmatch(r"[a-z_/]+", line) or page in app.env.found_docs:
-            lines.append(line)
-    return "\n".join(lines)
+    source[0] = LINK.sub(lambda m: _outside(m, folder, Path(app.srcdir)), source[0])
 
 
 def _outside(match: re.Match[str], folder: Path, docs: Path) -> str:
-    """A link to a file outside of docs/ as one to a copy of it: ``path:`` says so to MyST.
+    """A link to a file outside docs/, marked with ``path:`` so that MyST copies the file.
 
-    Without it MyST takes every .md file for a page. A folder cannot be copied: its name stays.
+    Links to folders and to other pages stay as they are.
     """
     target = (folder / match.group(1)).resolve()
     if target.is_relative_to(docs.resolve()) or not target.is_file():

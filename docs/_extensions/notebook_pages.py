@@ -1,7 +1,6 @@
-"""Pages from Jupyter notebooks: Markdown, code and the results that the file has, nothing is run.
+"""Pages from Jupyter notebooks with their stored output. Nothing is run.
 
-That they still run is what tests/docs/test_notebook.py is for. (myst-nb would do it too, and
-bring Jupyter's cache, a database and their dependencies for one page.)
+(myst-nb would bring Jupyter's cache, a database and their dependencies for one page.)
 """
 
 import json
@@ -16,10 +15,10 @@ PICTURES = ("image/png", "image/jpeg")
 
 
 def to_markdown(notebook: dict[str, Any]) -> str:
-    """The cells of a notebook (format 4) as one Markdown text.
+    """Convert a notebook (format 4) to Markdown.
 
     Raises:
-        ValueError: a result is of a kind that has no form in Markdown.
+        ValueError: an output has no representation in Markdown.
     """
     parts = []
     for cell in notebook["cells"]:
@@ -44,7 +43,7 @@ def _result(output: dict[str, Any]) -> str:
         return "".join(data["text/markdown"])
     if "text/plain" in data:
         return _fence("".join(data["text/plain"]), "text")
-    raise ValueError(f"a page cannot show a result of type {output['output_type']}: {output}")
+    raise ValueError(f"a page cannot show an output of type {output['output_type']}: {output}")
 
 
 def _fence(text: str, language: str) -> str:
@@ -52,12 +51,12 @@ def _fence(text: str, language: str) -> str:
 
 
 class NotebookParser(MystParser):
-    """A parser of .ipynb files for Sphinx."""
+    """Sphinx parser for .ipynb files."""
 
     supported = ("notebook",)
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
-        """Fill ``document`` with what the notebook holds."""
+        """Parse a notebook into ``document``."""
         super().parse(to_markdown(json.loads(inputstring)), document)
 
 

@@ -1,8 +1,8 @@
-"""References of docstrings: short names, and things that this site does not document.
+"""Resolution of references in docstrings: short names, and objects without a page on this site.
 
-With -n every reference must lead somewhere. Docstrings name things as their module knows them, and
-also name those of detectron2 and torch, whose documentation cannot be reached without a network.
-What exists in Python but is on no page is shown as text; what does not exist is a warning.
+Docstrings use the names of their module, and names of detectron2 and torch, whose inventories are
+not available without a network. An object that exists in Python but has no page becomes plain text;
+one that does not exist is a warning, which ``-n -W`` turns into an error.
 """
 
 import builtins
@@ -21,7 +21,7 @@ PACKAGE = "ga_detectron2"
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contents: nodes.TextElement
 ) -> nodes.Element | None:
-    """Where Sphinx itself found nothing: a link by the end of the name, or text."""
+    """Resolve what Sphinx could not: a link for a unique suffix of a name, or plain text."""
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"].removeprefix("ga_detectron2.")
@@ -37,7 +37,7 @@ def resolve(
 
 
 def exists(target: str, module: str | None, class_name: str | None) -> bool:
-    """Whether Python finds ``target``: by its full name, or from within a module or class."""
+    """Whether Python finds ``target`` by its full name, or within a module or class."""
     modules = [m for name, m in sys.modules.items() if name.partition(".")[0] == PACKAGE]
     if module in sys.modules:
         modules.insert(0, sys.modules[module])
@@ -58,7 +58,7 @@ def exists(target: str, module: str | None, class_name: str | None) -> bool:
 
 def _get(scope: Any, name: str) -> Any:
     for part in name.split("."):
-        # Fields of dataclasses without a default are no attributes of the class.
+        # Dataclass fields without a default are not attributes of the class.
         fields = getattr(scope, "__dataclass_fields__", {})
         scope = getattr(scope, part, fields.get(part))
         if scope is None:
@@ -69,7 +69,7 @@ def _get(scope: Any, name: str) -> Any:
 def skip_fields(
     _app: Sphinx, _what: str, _name: str, value: object, skip: bool, _options: object
 ) -> bool | None:
-    """Leave out fields of named tuples: the docstring of their class has them."""
+    """Skip fields of named tuples, which the docstring of their class describes."""
     if (getattr(value, "__doc__", None) or "").startswith("Alias for field number"):
         return True
     return skip or None

@@ -1,4 +1,4 @@
-"""Square, approximate anchors and guided anchor of one cell, beside an object."""
+"""Square, approximate anchors and guided anchor of one cell, next to an object."""
 
 import torch
 from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ SIZE = 384
 
 
 def draw() -> dict[str, Figure]:
-    """The pictures by name."""
+    """Figures by name."""
     grid = make_cell_grid(
         tuple((SIZE // s, SIZE // s) for s in STRIDES), STRIDES, torch.device("cpu")
     )
@@ -33,13 +33,13 @@ def draw() -> dict[str, Figure]:
         STRIDES, BASE_SCALE, 3, (0.5, 1.0, 2.0), torch.device("cpu")
     )
     approximate = offsets[LEVEL] + center.repeat(2)
-    # What the shape branch would have to say for the object's width and height.
+    # Shape outputs that give the object's width and height.
     wanted = (OBJECT[0, 2:] - OBJECT[0, :2]) / (BASE_SCALE * stride)
     deltas = SHAPE_WEIGHT * wanted.log()
     guided = make_guided_anchors(center, stride, deltas, BASE_SCALE, (SHAPE_WEIGHT,) * 2)[None]
 
     pictures = {
-        "square": (square, DEEP_BLUE, "The square", "where a cell starts from"),
+        "square": (square, DEEP_BLUE, "The square", "where the prediction starts"),
         "approximate": (approximate, ORANGE, "Nine approximate anchors", "only to assign targets"),
         "guided": (guided, RED, "The guided anchor", "the square, rescaled by the shape branch"),
     }

@@ -1,8 +1,8 @@
-"""Draw the figures of docs/concepts.md, from what the package itself computes.
+"""Draw the figures of docs/concepts.md with the package's own functions.
 
     python docs/figures/draw.py [FOLDER]
 
-The pictures go into docs/images/concepts and are committed.
+The images go to docs/images/concepts, which is committed.
 """
 
 import sys
@@ -22,7 +22,7 @@ PICTURES = FOLDER.parent / "images" / "concepts"
 
 
 def draw_all() -> dict[str, Figure]:
-    """All figures by the names of their files, without the ending."""
+    """All figures by file name without extension."""
     figures: dict[str, Figure] = {}
     for module in (anchors, regions, taps, steps):
         figures |= module.draw()
@@ -30,13 +30,13 @@ def draw_all() -> dict[str, Figure]:
 
 
 def main() -> None:
-    """Write the pictures."""
+    """Save all figures as PNG."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in draw_all().items():
-        # Without a date or version, so that the same picture is the same file.
+        # No version in the metadata, so that equal images are equal files.
         figure.savefig(folder / f"{name}.png", dpi=100, metadata={"Software": None})
-    print(f"draw.py: the pictures are in {folder}")
+    print(f"draw.py: the images are in {folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all figures share: one panel a picture, wide enough to be read on a phone."""
+"""Shared style of the figures: one panel each, readable on a phone."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ga_detectron2.visualization.style import COLORS
 
-WIDTH, HEIGHT = 3.9, 4.2  # inches, of 100 pixels: two side by side on the site
+WIDTH, HEIGHT = 3.9, 4.2  # inches at 100 dpi: two fit side by side on the site
 INK, PALE = "#333333", "#BBBBBB"
 ORANGE, BLUE, GREEN, _YELLOW, RED, PINK, DEEP_BLUE = COLORS
 
@@ -18,7 +18,7 @@ ORANGE, BLUE, GREEN, _YELLOW, RED, PINK, DEEP_BLUE = COLORS
 def new_panel(
     title: str, x_limits: tuple[float, float], y_limits: tuple[float, float], unit: str = "pixels"
 ) -> tuple[Figure, Axes]:
-    """An empty picture whose y axis points down, as in an image, in equal scales."""
+    """An empty panel with equal scales whose y axis points down, as in an image."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.set(xlim=x_limits, ylim=y_limits[::-1], aspect="equal")
@@ -32,14 +32,14 @@ def new_panel(
 
 
 def add_box(axes: Axes, box: Tensor | Sequence[float], color: str, **style: object) -> None:
-    """Draw a box (x1, y1, x2, y2); an outline unless ``fill`` says otherwise."""
+    """Draw a box (x1, y1, x2, y2); an outline unless ``fill`` is True."""
     x1, y1, x2, y2 = (float(v) for v in box)
     settings = {"fill": False, "linewidth": 1.8, **style}
     axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, color=color, **settings))
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
-    """What colours and markers stand for, in a line below the axes."""
+    """Add a legend in one row below the axes."""
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -53,7 +53,7 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
 
 
 def explain(axes: Axes, text: str) -> None:
-    """A sentence in the lower left corner."""
+    """Write a note in the lower left corner."""
     axes.text(
         0.02,
         0.02,

@@ -19,7 +19,7 @@ COLORS = {"centre": GREEN, "ignored": ORANGE, "outside": "#E4E4E4"}
 
 
 def draw() -> dict[str, Figure]:
-    """The pictures by name."""
+    """Figures by name."""
     own = int(box_levels(torch.tensor(BOX), len(STRIDES), STRIDES[0], BASE_SCALE))
     return {
         "regions_below": _level([BOX], own - 1, f"Stride {STRIDES[own - 1]}: one level below"),
@@ -30,7 +30,7 @@ def draw() -> dict[str, Figure]:
 
 
 def cell_kinds(boxes: list[list[float]], level: int) -> torch.Tensor:
-    """(Hi, Wi) of 2 (centre), 1 (ignored) or 0 (outside), from the targets of the package."""
+    """(Hi, Wi) map of 2 (centre), 1 (ignored) or 0 (outside), from the package's targets."""
     sizes = tuple((SIZE // s + 1, SIZE // s + 1) for s in STRIDES)
     grid = make_cell_grid(sizes, STRIDES, torch.device("cpu"))
     ground_truth = GroundTruth(
@@ -48,7 +48,7 @@ def _level(boxes: list[list[float]], level: int, title: str) -> Figure:
     stride = STRIDES[level]
     figure, axes = new_panel(title, (-16, 336), (-16, 336))
     kinds = cell_kinds(boxes, level)
-    # A cell's colour fills the square of one stride around its centre.
+    # Each cell is drawn as a square of one stride around its centre.
     edges = [(i - 0.5) * stride for i in range(len(kinds) + 1)]
     colors = ListedColormap([COLORS[name] for name in ("outside", "ignored", "centre")])
     axes.pcolormesh(

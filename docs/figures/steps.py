@@ -1,11 +1,11 @@
-"""What is computed from a level of the pyramid, and what is different in training."""
+"""The steps of GA-RPN on one level of the pyramid."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from panel import INK
 
-# name: (x, y) of the middle, width, text, colour
+# name: centre (x, y), width, text, colour
 BOXES = {
     "features": ((50, 95), 44, "a level of the pyramid\n3×3 convolution, ReLU", "#EEEEEE"),
     "location": ((24, 78), 40, "location\nis a centre near?", "#D8F0E6"),
@@ -24,7 +24,7 @@ HALF_HEIGHT = 5.2
 
 
 def draw() -> dict[str, Figure]:
-    """The pictures by name."""
+    """Figures by name."""
     figure = Figure(figsize=(5.2, 5.6), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, 100), ylim=(0, 102))

@@ -1,4 +1,4 @@
-"""Where the 3x3 kernel of feature adaption takes its samples."""
+"""Sampling positions of feature adaption's 3x3 kernel."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ LEARNED = Path(__file__).with_name("learned_offsets.json")
 
 
 def draw() -> dict[str, Figure]:
-    """The pictures by name."""
+    """Figures by name."""
     learned = torch.tensor(json.loads(LEARNED.read_text())["weight"])
     return {
         "taps_plain": _picture("An ordinary 3×3 convolution", torch.zeros_like(learned), "tall", 1),
@@ -35,13 +35,12 @@ def draw() -> dict[str, Figure]:
 
 
 def tap_positions(weight: torch.Tensor, deltas: tuple[float, float]) -> torch.Tensor:
-    """(groups, 9, 2): x and y in cells at which feature adaption samples for the middle cell.
+    """(groups, 9, 2) sampling positions (x, y), in cells, of feature adaption at the middle cell.
 
-    The layer is given a map whose channels hold the cells' own x and y, so that what it gathers
-    is where it gathered.
+    The channels of the input map hold the x and y of its cells, so gathered values are positions.
 
     Args:
-        weight: (groups * 18, 2) of the layer's offsets.
+        weight: (groups * 18, 2) weight of the offset convolution.
         deltas: shape outputs (dw, dh) of the cell.
     """
     adaption = FeatureAdaption(2 * GROUPS, 2 * GROUPS, GROUPS)
@@ -56,7 +55,7 @@ def tap_positions(weight: torch.Tensor, deltas: tuple[float, float]) -> torch.Te
 
 
 def _by_hand() -> torch.Tensor:
-    """Offsets that widen the kernel with dw and heighten it with dh, all groups alike."""
+    """Offsets that stretch the kernel in x with dw and in y with dh, alike in all groups."""
     weight = torch.zeros(GROUPS, TAPS, 2, 2)  # (group, tap, dy or dx, dw or dh)
     for tap in range(TAPS):
         row, column = divmod(tap, 3)
