@@ -1,6 +1,6 @@
 """Guided anchoring (CVPR 2019) for detectron2. Importing this package registers everything."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 try:
     import detectron2
