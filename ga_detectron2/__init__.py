@@ -21,7 +21,7 @@ del dense_detector
 
 # Importing these registers datasets, CLIP_TYPE full_model, ga:// addresses and models.
 from . import data, gradient_clipping, model_zoo, modeling
-from .config import add_ga_config
+from .config import add_ga_config, use_guided_anchoring
 from .modeling.guided_anchoring import record_guided_anchors
 
 __all__ = [
@@ -31,4 +31,5 @@ __all__ = [
     "model_zoo",
     "modeling",
     "record_guided_anchors",
+    "use_guided_anchoring",
 ]

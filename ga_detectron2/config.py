@@ -1,27 +1,72 @@
 """The keys that guided anchoring adds to a detectron2 configuration."""
 
+from typing import Any
+
+import yacs.config  # type: ignore[import-untyped]
 from detectron2.config import CfgNode
+
+from .errors import ConfigError
+
+__all__ = ["add_ga_config", "guided_anchor_node", "use_guided_anchoring"]
+
+_BASE_SCALE = "MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE"
+
+# Settings of the published models, by key.
+_GA_RPN = {
+    "MODEL.PROPOSAL_GENERATOR.NAME": "GuidedAnchorRPN",
+    "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
+    "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
+    "MODEL.RPN.IOU_LABELS": [0, -1, 1],
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.RPN.POSITIVE_FRACTION": 0.5,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": (1 / 0.07, 1 / 0.07, 1 / 0.11, 1 / 0.11),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.SMOOTH_L1_BETA": 1.0,
+    "MODEL.RPN.LOSS_WEIGHT": 1.0,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 2000,
+    "MODEL.RPN.NMS_THRESH": 0.7,
+}
+_GA_RETINANET = {
+    "MODEL.META_ARCHITECTURE": "GARetinaNet",
+    _BASE_SCALE: 4,
+    "MODEL.GUIDED_ANCHOR.SHAPE_REG_WEIGHTS": [1.0, 1.0],
+    "MODEL.GUIDED_ANCHOR.IOU_THRESHOLDS": [0.4, 0.5],
+    "MODEL.GUIDED_ANCHOR.MIN_POSITIVE_IOU": 0.4,
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.5],
+    "MODEL.RETINANET.IOU_LABELS": [0, 1],
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "smooth_l1",
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.04,
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": 0.25,
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 2.0,
+    "MODEL.RETINANET.PRIOR_PROB": 0.01,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.05,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
+}
 
 
 def add_ga_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.GUIDED_ANCHOR``, ``TEST.PROPOSAL_RECALL_LIMITS``, ``TEST.COMPILE_BACKBONE``.
+    """Add ``MODEL.GUIDED_ANCHOR``, ``TEST.PROPOSAL_RECALL_LIMITS`` and ``TEST.COMPILE_BACKBONE``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
-    sets the ones that differ in GA-RetinaNet. Whatever detectron2 already has a key for
-    (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keeps that key.
+    and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Whatever detectron2
+    already has a key for (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keeps that key.
     """
     cfg.MODEL.GUIDED_ANCHOR = _C = CfgNode()
 
     # -- Geometry ("Guided Anchoring", section 3; sizes in units of a level's stride) ------------
-    # Side of a cell's square, the shape from which its guided anchor is predicted.
+    # Side of a cell's square, from which its guided anchor is predicted. Integer or float.
     _C.OCTAVE_BASE_SCALE = 8
-    # The approximate anchors of a cell, which serve only to assign shape targets: this many
-    # scales between one octave and the next, times these ratios of height to width.
+    # Approximate anchors of a cell, which serve only to assign shape targets: the number of
+    # scales from one octave to the next, times the ratios of height to width.
     _C.SCALES_PER_OCTAVE = 3
     _C.ASPECT_RATIOS = [0.5, 1.0, 2.0]
 
     # -- Location branch (section 3.2) ---------------------------------------------------------
-    # In inference, cells whose location probability is lower are left out.
+    # Inference skips cells with a lower location probability.
     _C.LOC_FILTER_THRESH = 0.01
     # Shares of a box's width and height that its centre region and its ignored region take.
     _C.CENTER_RATIO = 0.2
@@ -31,18 +76,18 @@ def add_ga_config(cfg: CfgNode) -> None:
     # -- Shape branch (section 3.3) --------------------------------------------------------------
     # The two shape outputs (dw, dh) are divided by these before exp.
     _C.SHAPE_REG_WEIGHTS = [1.0 / 0.14, 1.0 / 0.14]
-    # IoU of a cell (the best of its approximate anchors) with a box, from which on the cell is
-    # negative (0), ignored (-1) or positive (1), as in MODEL.RPN.IOU_THRESHOLDS.
+    # Thresholds of the IoU of a cell (the best of its approximate anchors) with a box. Between
+    # them the cell is negative (0), ignored (-1) or positive (1), as in MODEL.RPN.IOU_THRESHOLDS.
     _C.IOU_THRESHOLDS = [0.3, 0.7]
     _C.IOU_LABELS = [0, -1, 1]
-    # A box whose best IoU is at least this gets the cells that reach it, whatever the thresholds
-    # say. In the RPN this also holds for the match of guided anchors.
+    # A box whose best IoU is at least this makes the cells that reach it positive, regardless of
+    # the thresholds. In the RPN this also holds for the match of guided anchors.
     _C.MIN_POSITIVE_IOU = 0.3
-    # Cells sampled in an image for the shape loss, and the largest share of positives in them.
+    # Cells sampled per image for the shape loss, and the largest share of positives among them.
     _C.BATCH_SIZE_PER_IMAGE = 256
     _C.POSITIVE_FRACTION = 0.5
     _C.SHAPE_LOSS_WEIGHT = 1.0
-    # Where the smooth L1 of the bounded IoU loss turns from quadratic to linear.
+    # Transition point of the smooth L1 in the bounded IoU loss.
     _C.SHAPE_LOSS_BETA = 0.2
 
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
@@ -62,11 +107,11 @@ def add_ga_config(cfg: CfgNode) -> None:
     cfg.MODEL.TIMM.FROZEN_BN = True
 
     # -- Evaluation ------------------------------------------------------------------------------
-    # Numbers of proposals an image at which the average recall of proposals is reported.
+    # Numbers of proposals per image at which the average recall of proposals is reported.
     cfg.TEST.PROPOSAL_RECALL_LIMITS = [100, 300, 1000]
-    # Whether models that only infer (--eval-only, the demo, dumped proposals, diagnosis) have their
-    # backbone compiled by torch.compile. It takes a minute or more, and pays for hundreds of
-    # images: docs/benchmarks.md. Trainings, with the scores on their way, and exports do without.
+    # Compile the backbone of models that only infer (--eval-only, demo, dumped proposals,
+    # diagnosis) with torch.compile. It takes a minute or more and pays off for hundreds of images
+    # (docs/benchmarks.md). Training, with its evaluations, and export ignore the key.
     cfg.TEST.COMPILE_BACKBONE = False
 
 
@@ -74,11 +119,75 @@ def guided_anchor_node(cfg: CfgNode) -> CfgNode:
     """``cfg.MODEL.GUIDED_ANCHOR``.
 
     Raises:
-        ValueError: the section is missing.
+        ConfigError: the section is missing.
     """
     if "GUIDED_ANCHOR" not in cfg.MODEL:
-        raise ValueError(
+        raise ConfigError(
             "MODEL.GUIDED_ANCHOR is missing: call ga_detectron2.add_ga_config(cfg) before merging "
             "a file"
         )
     return cfg.MODEL.GUIDED_ANCHOR
+
+
+def use_guided_anchoring(cfg: CfgNode) -> None:
+    """Switch a detectron2 configuration to guided anchoring, with the published settings.
+
+    The RPN of a two-stage model becomes a ``GuidedAnchorRPN``, a ``RetinaNet`` a ``GARetinaNet``.
+    Only keys of ``MODEL.GUIDED_ANCHOR``, of the proposal generator and of RetinaNet's head change:
+    no dataset, schedule, input size, backbone or ROI head.
+
+    Example:
+        >>> cfg = get_cfg()
+        >>> cfg.merge_from_file(model_zoo.get_config_file("COCO-Detection/..._1x.yaml"))
+        >>> use_guided_anchoring(cfg)
+
+    Raises:
+        ConfigError: the model has neither an RPN nor is it a RetinaNet, or its boxes are rotated.
+    """
+    architecture, generator = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
+    if architecture in ("RetinaNet", "GARetinaNet"):
+        published: dict[str, Any] = _GA_RETINANET
+    elif generator in ("RPN", "GuidedAnchorRPN"):
+        # In R-CNN models, the better proposals allow for fewer of them.
+        number = 1000 if architecture == "ProposalNetwork" else 300
+        limits = {f"MODEL.RPN.POST_NMS_TOPK_{mode}": number for mode in ("TRAIN", "TEST")}
+        published = {**_GA_RPN, **limits}
+    elif generator == "RRPN":
+        raise ConfigError(
+            "MODEL.PROPOSAL_GENERATOR.NAME RRPN proposes rotated boxes, which guided anchoring "
+            "does not support: its anchors are axis-aligned"
+        )
+    else:
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE {architecture} with MODEL.PROPOSAL_GENERATOR.NAME "
+            f"{generator} has no anchors to guide: use a configuration with an RPN or a RetinaNet"
+        )
+    if "GUIDED_ANCHOR" not in cfg.MODEL:
+        add_ga_config(cfg)
+    cfg.merge_from_list([part for item in published.items() for part in item])
+
+
+def has_rpn_defaults(cfg: CfgNode) -> bool:
+    """Whether all keys that differ between GA-RPN and GA-RetinaNet have GA-RPN's values."""
+    defaults = CfgNode({"MODEL": {}, "TEST": {}})
+    add_ga_config(defaults)
+    node, default = guided_anchor_node(cfg), defaults.MODEL.GUIDED_ANCHOR
+    keys = [key.rpartition(".")[2] for key in _GA_RETINANET if "GUIDED_ANCHOR" in key]
+    return all(node[key] == default[key] for key in keys)
+
+
+def _accept_any_number(check: Any = yacs.config._check_and_coerce_cfg_value_type) -> None:
+    """Accept an integer or a float for ``OCTAVE_BASE_SCALE``.
+
+    yacs only takes a value of the default's type.
+    """
+
+    def check_type(replacement: Any, original: Any, key: str, full_key: str) -> Any:
+        if key == "OCTAVE_BASE_SCALE" and {type(replacement), type(original)} <= {int, float}:
+            return replacement
+        return check(replacement, original, key, full_key)
+
+    yacs.config._check_and_coerce_cfg_value_type = check_type
+
+
+_accept_any_number()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 __all__ = ["CLASS_NAMES", "DRAWING_VERSION", "ShapesConfig", "draw_dataset", "draw_image"]
@@ -353,6 +352,8 @@ def _draw_background(
     rng: np.random.Generator, config: ShapesConfig, height: int, width: int
 ) -> tuple[np.ndarray, bool]:
     """A canvas (height, width, 3) int32, and whether it is a bright one."""
+    import cv2
+
     bright = rng.random() < 0.5
     value = _between(rng, 0.72, 0.95) if bright else _between(rng, 0.15, 0.35)
     image = np.empty((height, width, 3), np.int32)
@@ -379,6 +380,8 @@ def _paint(
     dark: bool,
 ) -> None:
     """Paint one shape into ``canvas``, the (height, width, 3) part of the image under its box."""
+    import cv2
+
     height, width = mask.shape
     hue = class_index / len(CLASS_NAMES) + _between(rng, -config.hue_jitter, config.hue_jitter)
     value = _between(rng, 0.25, 0.45) if dark else _between(rng, 0.8, 1.0)

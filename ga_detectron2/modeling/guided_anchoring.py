@@ -1,5 +1,6 @@
 """What the two-stage and the one-stage detector share: guided anchors, their targets and losses."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ga_detectron2.config import guided_anchor_node
@@ -23,6 +25,13 @@ from .anchors import (
 from .losses import LOCATION_NORMALIZER, bounded_iou_loss, location_loss, mean_over_workers
 from .matching import Matches, MatchRule, match_approximate_anchors
 from .targets import GroundTruth, LocationTargets, box_levels, location_targets, sample_cells
+
+logger = logging.getLogger(__name__)
+
+NOT_EXPORTABLE = (
+    "a model with guided anchors cannot be traced or scripted directly: use "
+    "ga_detectron2.export.make_traceable or tools/export_model.py"
+)
 
 
 class GuidedAnchors(NamedTuple):
@@ -111,6 +120,19 @@ class GuidedAnchoring(nn.Module):
                 f"IN_FEATURES are levels of strides {list(strides)}, but each level must have "
                 f"twice the stride of the one before: {doubled}"
             )
+        if len(strides) < 3:
+            # A box of the same shape as an approximate anchor reaches the IoU at these shares.
+            sides = [base_scale * s for s in (strides[0], strides[-1] * 2)]
+            root = max(shape_rule.min_positive_iou, 1e-3) ** 0.5
+            logger.warning(
+                "Guided anchoring on the strides %s: objects smaller than about %d or larger than "
+                "about %d pixels get no shape target. Use more levels (a feature pyramid), or "
+                "adapt MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE, now %g.",
+                list(strides),
+                sides[0] * root,
+                sides[1] * 2 ** (-1 / scales_per_octave) / root,
+                base_scale,
+            )
         self.strides = tuple(strides)
         self.base_scale = base_scale
         self.scales_per_octave = scales_per_octave
@@ -148,19 +170,44 @@ class GuidedAnchoring(nn.Module):
         )
 
     def forward(
-        self, sizes: Sequence[tuple[int, int]], loc_logits: Tensor, shape_deltas: Tensor
+        self,
+        sizes: Sequence[tuple[int, int]],
+        loc_logits: Tensor,
+        shape_deltas: Tensor,
+        image_size: Sequence[int] | None = None,
     ) -> GuidedAnchors:
         """
         Args:
             sizes: (Hi, Wi) of each level.
             loc_logits: (N, R).
             shape_deltas: (N, R, 2).
+            image_size: (height, width) of the padded batch in pixels.
+
+        Raises:
+            ValueError: the sizes of images and maps contradict the strides.
+            RuntimeError: in ``torch.jit.trace``, whose result would only suit the traced image.
         """
+        if torch.jit.is_tracing():
+            raise RuntimeError(NOT_EXPORTABLE)
+        for i, (size, stride) in enumerate(zip(sizes, self.strides, strict=True)):
+            # Backbones round up or down where the stride does not divide a side.
+            if image_size is not None and any(
+                abs(cells - pixels / stride) > 1
+                for cells, pixels in zip(size, image_size, strict=True)
+            ):
+                raise ValueError(
+                    f"level {i} has maps of {size[0]}x{size[1]} cells for images of "
+                    f"{image_size[0]}x{image_size[1]} pixels, which is not a stride of {stride}: "
+                    f"set the strides {list(self.strides)} to those of in_features"
+                )
         grid = self.cell_grid(sizes, loc_logits.device)
         anchors = make_guided_anchors(
             grid.centers, grid.stride, shape_deltas.detach(), self.base_scale, self.shape_weights
         )
         return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
+
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(NOT_EXPORTABLE)
 
     # ------------------------------------------------------------------------------------ geometry
 
@@ -313,6 +360,20 @@ def input_levels(
             "have the same number"
         )
     return shapes
+
+
+def log_per_image(counts: dict[str, Tensor]) -> None:
+    """Put the means of counts (N,) over the images into detectron2's event storage, if any.
+
+    Reading them waits for a GPU, as detectron2's own RPN and RetinaNet do for these scalars; here
+    once for all of them.
+    """
+    try:
+        storage = get_event_storage()
+    except AssertionError:  # outside of a trainer
+        return
+    means = torch.stack(list(counts.values())).float().mean(dim=1).tolist()
+    storage.put_scalars(**dict(zip(counts, means, strict=True)))
 
 
 def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: float) -> None:

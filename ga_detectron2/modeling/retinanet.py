@@ -14,14 +14,21 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ga_detectron2.config import guided_anchor_node
+from ga_detectron2.config import guided_anchor_node, has_rpn_defaults
 
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches, input_levels
+from .guided_anchoring import (
+    GuidedAnchoring,
+    GuidedAnchors,
+    init_branches,
+    input_levels,
+    log_per_image,
+)
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import NeighboringCells, conv3x3
@@ -221,6 +228,13 @@ class GARetinaNet(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        if has_rpn_defaults(cfg):
+            raise ValueError(
+                "MODEL.GUIDED_ANCHOR has the defaults of GA-RPN, which do not suit GARetinaNet (no "
+                "square would be smaller than 64 pixels): call "
+                "ga_detectron2.use_guided_anchoring(cfg), or set OCTAVE_BASE_SCALE 4, "
+                "SHAPE_REG_WEIGHTS [1.0, 1.0], IOU_THRESHOLDS [0.4, 0.5] and MIN_POSITIVE_IOU 0.4"
+            )
         backbone = build_backbone(cfg)
         retinanet = cfg.MODEL.RETINANET
         shapes = input_levels(
@@ -256,16 +270,26 @@ class GARetinaNet(DenseDetector):
         gt_instances: list[Instances],
     ) -> dict[str, Tensor]:
         """Losses by name; see ``DenseDetector.forward``."""
-        guided = self._guide(predictions)
+        guided = self._guide(predictions, images.tensor.shape[-2:])
         ground_truth = pad_ground_truth(gt_instances)
         inside = self.guided_anchoring.cells_inside(guided, images.image_sizes)
         losses = self.guided_anchoring.losses(guided, inside, ground_truth)
         losses.update(self._detection_losses(predictions, guided, inside, ground_truth))
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            with torch.no_grad():
+                results = self._detect(predictions, guided, images.image_sizes)
+            image = (images[0] * self.pixel_std + self.pixel_mean).cpu()
+            batched_input = {"image": image, "instances": gt_instances[0].to("cpu")}
+            self.visualize_training([batched_input], results[:1])
         return losses
 
-    def _guide(self, predictions: HeadOutput) -> GuidedAnchors:
+    def _guide(
+        self, predictions: HeadOutput, image_size: Sequence[int] | None = None
+    ) -> GuidedAnchors:
         sizes = [(x.height, x.width) for x in predictions.cls_features]
-        return self.guided_anchoring(sizes, predictions.loc_logits, predictions.shape_deltas)
+        return self.guided_anchoring(
+            sizes, predictions.loc_logits, predictions.shape_deltas, image_size
+        )
 
     def _detection_losses(
         self,
@@ -279,8 +303,9 @@ class GARetinaNet(DenseDetector):
         with torch.no_grad():
             matches = match_anchors(guided.anchors, inside, ground_truth, self.box_rule)
             positive = matches.labels == 1
-            num_positive = positive.sum(dim=1).clamp(min=1).sum().float()
-            normalizer = mean_over_workers(num_positive)
+            num_positive = positive.sum(dim=1)
+            normalizer = mean_over_workers(num_positive.clamp(min=1).sum().float())
+            log_per_image({"num_pos_anchors": num_positive})
             target_boxes = ground_truth.take(matches.boxes)
             classes = ground_truth.take_classes(matches.boxes)
         deltas = guided.shape_deltas.split(counts, dim=1)
@@ -339,9 +364,17 @@ class GARetinaNet(DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: HeadOutput
     ) -> list[Instances]:
         """N Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, best first."""
-        guided = self._guide(predictions)
+        guided = self._guide(predictions, images.tensor.shape[-2:])
+        return self._detect(predictions, guided, images.image_sizes)
+
+    def _detect(
+        self,
+        predictions: HeadOutput,
+        guided: GuidedAnchors,
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
         counts = guided.grid.cells_per_level
-        N = len(images.image_sizes)
+        N = len(image_sizes)
         candidates: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(N)]
         for cls_features, bbox_features, deltas, anchors, kept, size in zip(
             predictions.cls_features,
@@ -367,8 +400,8 @@ class GARetinaNet(DenseDetector):
             ):
                 candidates[n].append(self._best_of_level(*level))
         return [
-            self._detect(image_candidates, image_size)
-            for image_candidates, image_size in zip(candidates, images.image_sizes, strict=True)
+            self._best_of_image(image_candidates, image_size)
+            for image_candidates, image_size in zip(candidates, image_sizes, strict=True)
         ]
 
     def _best_of_level(
@@ -382,7 +415,7 @@ class GARetinaNet(DenseDetector):
         boxes = self.box2box_transform.apply_deltas(deltas, anchors)
         return boxes[cell], scores[cell, pred_class], pred_class
 
-    def _detect(
+    def _best_of_image(
         self,
         candidates: list[tuple[Tensor, Tensor, Tensor]],
         image_size: tuple[int, int],

@@ -23,7 +23,13 @@ from torch.nn import functional as F
 from ga_detectron2.config import guided_anchor_node
 
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
-from .guided_anchoring import GuidedAnchoring, GuidedAnchors, init_branches, input_levels
+from .guided_anchoring import (
+    GuidedAnchoring,
+    GuidedAnchors,
+    init_branches,
+    input_levels,
+    log_per_image,
+)
 from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .targets import GroundTruth, Sample, pad_ground_truth, sample_cells
@@ -212,8 +218,15 @@ class GuidedAnchorRPN(nn.Module):
             losses by name (none in inference).
         """
         hidden, loc_logits, shape_deltas = self.rpn_head([features[f] for f in self.in_features])
+        counts = (len(loc_logits), len(images.image_sizes), len(gt_instances or images.image_sizes))
+        if len(set(counts)) > 1:
+            raise ValueError(
+                f"GuidedAnchorRPN got features of {counts[0]} images, {counts[1]} images and "
+                f"{counts[2]} ground truths: the numbers must be equal (in TridentNet, repeat "
+                "images and ground truths for each branch)"
+            )
         sizes = [(x.height, x.width) for x in hidden]
-        guided = self.guided_anchoring(sizes, loc_logits, shape_deltas)
+        guided = self.guided_anchoring(sizes, loc_logits, shape_deltas, images.tensor.shape[-2:])
         if not self.training:
             return self._propose_from_kept_cells(hidden, guided, images.image_sizes), {}
 
@@ -251,6 +264,12 @@ class GuidedAnchorRPN(nn.Module):
             anchors = sample.take(guided.anchors)
             target_boxes = ground_truth.take(sample.take(matches.boxes))
             normalizer = mean_over_workers(sample.normalizer())
+            log_per_image(
+                {
+                    "rpn/num_pos_anchors": sample.positive.sum(dim=1),
+                    "rpn/num_neg_anchors": sample.negative.sum(dim=1),
+                }
+            )
 
         adapted = self._adapt_sample(hidden, guided, sample)
         logits, deltas = _split(self.rpn_head.predict_boxes(adapted))

@@ -110,7 +110,7 @@ def conv3x3_at_cells(
     """
     padded = F.pad(rows, (0, 0, 0, 1))
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
-    if at_a_time is None:
+    if at_a_time is None or neighbors.shape[0] <= at_a_time:
         return F.linear(padded[neighbors].flatten(1), weight, conv.bias)
     chunks = [
         F.linear(padded[some].flatten(1), weight, conv.bias) for some in neighbors.split(at_a_time)

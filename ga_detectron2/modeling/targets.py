@@ -53,6 +53,11 @@ def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
         instances: with ``gt_boxes`` and, where classes matter, ``gt_classes``.
     """
     boxes = [x.gt_boxes.tensor.float() for x in instances]
+    if any(x.shape[1] != 4 for x in boxes):
+        raise ValueError(
+            "guided anchoring needs axis-aligned gt_boxes of type Boxes; rotated boxes are not "
+            "supported"
+        )
     classes = [
         x.gt_classes if x.has("gt_classes") else torch.zeros_like(b[:, 0], dtype=torch.int64)
         for x, b in zip(instances, boxes, strict=True)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ga_detectron2.modeling import chunks, sparse_conv
-from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows, to_rows
+from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
 from ga_detectron2.modeling.sparse_conv import (
     NeighboringCells,
     conv3x3,
@@ -296,9 +296,3 @@ def test_convolution_at_cells(size, channels, share, dense_from):
         gradients(ours, weights, *inputs), gradients(dense, weights, *inputs), strict=True
     ):
         torch.testing.assert_close(a, b)
-
-
-def test_feature_rows_replace():
-    """Rows may be swapped for others of the same map, which chunks rely on."""
-    rows = FeatureRows(torch.zeros(1, 6, 2), 2, 3)
-    assert rows._replace(rows=torch.ones(1, 6, 2)).to_map().shape == (1, 2, 2, 3)

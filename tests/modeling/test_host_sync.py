@@ -6,6 +6,7 @@ Copies to a GPU are not seen so, but by the test on one; what libraries wait for
 by neither.
 """
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ga_detectron2.modeling import guided_anchoring as guided_anchoring_module
 from ga_detectron2.modeling import losses as losses_module
 from ga_detectron2.modeling import retinanet as retinanet_module
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption
@@ -187,6 +189,8 @@ OF_PROPOSALS = {
         "torchvision.ops.boxes.nms",
     )
 }
+# The scalars that detectron2's RPN and RetinaNet have in the event storage, in one copy.
+OF_SCALARS = Read(*[f"{guided_anchoring_module.__name__}.log_per_image"] * 2)
 # fvcore's assertion about the boxes, and its values at a mask, forward and backward.
 OF_GIOU = {
     Read("fvcore.nn.giou_loss.giou_loss", f"{losses_module.__name__}.box_regression_loss"),
@@ -216,10 +220,10 @@ def make_step(
     model = build(cfg).to(device=device, dtype=dtype).train()
     batch = make_batch(device)
 
-    def step() -> tuple[dict[str, Tensor], list[Instances]]:
+    def step(storage: Any = EventStorage) -> tuple[dict[str, Tensor], list[Instances]]:
         torch.manual_seed(1)  # of the sample
         model.zero_grad()
-        with EventStorage():
+        with storage():
             if kind == "boxes":
                 images = model.preprocess_image(batch)
                 ground_truth = [x["instances"] for x in batch]
@@ -251,7 +255,8 @@ def test_only_others_read_the_host(
     step()  # what is made once, such as a grid, is not of every step
     with HostReads() as reads:
         step()
-    assert set(reads) == {OF_SIZES} | expected
+    assert set(reads) == {OF_SIZES, OF_SCALARS} | expected
+    assert reads[OF_SCALARS] == 1
     if kind == "boxes":
         # Three scalars an image, and three masks for one with empty boxes.
         of_detectron2 = {x: reads[x] for x in OF_PROPOSALS if x.reader.startswith("detectron2.")}
@@ -267,7 +272,8 @@ def test_a_read_of_our_code_is_found(as_on_cuda: None, monkeypatch: pytest.Monke
     with HostReads() as reads:
         step()
     found = {x for x in reads if x.via}
-    assert found == {Read(f"{__name__}.<lambda>", f"{retinanet_module.__name__}._detection_losses")}
+    ours = Read(f"{__name__}.<lambda>", f"{retinanet_module.__name__}._detection_losses")
+    assert found == {ours, OF_SCALARS}
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", False)
     with HostReads() as reads:
@@ -284,7 +290,7 @@ def test_a_step_on_a_gpu_does_not_wait(kind: str) -> None:
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        losses, _ = step()
+        losses, _ = step(contextlib.nullcontext)
     finally:
         torch.cuda.set_sync_debug_mode(mode)
     assert all(x.isfinite() for x in losses.values())
