@@ -100,13 +100,11 @@ def draw(
 ) -> None:
     """Write a plot of all shapes and pictures of targets."""
     # matplotlib is needed for nothing else here.
-    from ga_detectron2.visualization.dataset_shapes import plot_dataset_shapes
-    from ga_detectron2.visualization.dataset_targets import draw_dataset_targets
-    from ga_detectron2.visualization.style import save_image
+    from ga_detectron2.visualization import draw_dataset_targets, plot_dataset_shapes, save_image
 
     objects = take_objects(data, input_size)
     title = f"{data.name}, shorter side {input_size.shorter or 'as it is'}"
-    plot = plot_dataset_shapes(objects, settings, title)
+    plot = plot_dataset_shapes(objects.boxes, settings, title)
     save_image(plot, os.path.join(output, "shapes.png"))
     pictures = draw_dataset_targets(data, input_size, settings, number)
     number = min(number, len(objects.image_of.unique()))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Run a model on pictures, a video or a webcam, and show what it finds and how.
+"""Run a model on images, a video or a webcam, and show its results and how it arrives at them.
 
     tools/demo.py --config-file configs/small/ga_rpn_R_18.yaml --input pictures --output seen
     tools/demo.py --config-file configs/ga_faster_R_50.yaml --video-input street.mp4 --show all \\
         --output street_seen.mp4 --opts MODEL.WEIGHTS ga://ga_faster_R_50
 
-Arguments are those of detectron2's own demo, and --show, --json and --dataset. The weights are
-MODEL.WEIGHTS where --opts gives it, or else the last checkpoint in OUTPUT_DIR.
+The options are those of detectron2's own demo, and --show, --json and --dataset. The weights are
+MODEL.WEIGHTS where --opts gives it, otherwise the last checkpoint in OUTPUT_DIR.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.structures import Instances
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data.images import printable, read_rgb
@@ -30,6 +29,7 @@ from ga_detectron2.engine.command_line import (
     add_dataset,
     at_least,
     errors_in_one_line,
+    input_files,
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
@@ -42,7 +42,8 @@ from ga_detectron2.visualization import (
     save_image,
     select_anchors,
 )
-from ga_detectron2.visualization.style import check_image_name
+from ga_detectron2.visualization.boxes import class_name
+from ga_detectron2.visualization.style import image_format
 
 TILES = {
     "anchors": ("anchors",),
@@ -50,11 +51,11 @@ TILES = {
     "shape": ("shape",),
     "all": ("image", "location", "shape", "anchors", "proposals", "detections", "levels"),
 }
-"""What a panel shows for a --show that is a panel."""
+"""Tiles of a panel for each --show that is a panel."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif")
-"""Of the files of a folder that are taken for pictures."""
+"""Extensions of image files."""
 LEGIBLE_SIDE = 640
-"""Smaller pictures are enlarged to this many pixels, for labels to fit in."""
+"""Smaller images are enlarged to this many pixels, so that labels fit in."""
 WINDOW = "guided anchoring"
 ESCAPE = 27
 
@@ -64,7 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_config_file(parser)
     source = parser.add_argument_group("input").add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--input", nargs="+", metavar="PATH", help="pictures, folders of pictures or glob patterns"
+        "--input", nargs="+", metavar="PATH", help="images, folders of images or glob patterns"
     )
     source.add_argument("--video-input", metavar="FILE", help="a video file")
     source.add_argument("--webcam", action="store_true", help="the first webcam")
@@ -72,51 +73,50 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     output.add_argument(
         "--output",
         metavar="PATH",
-        help="a folder, or a file for one picture or video; without it there is a window, where a "
-        "key shows the next picture and Esc ends",
+        help="a folder, or a file for a single image or video (default: a window, where a key "
+        "shows the next image and Esc ends)",
     )
     output.add_argument(
         "--confidence-threshold",
         type=float,
         default=0.5,
         metavar="P",
-        help="show detections of at least this score, 0 to 1 (default: 0.5)",
+        help="minimum score of detections, 0 to 1 (default: 0.5)",
     )
     output.add_argument(
         "--show",
         choices=("detections", "proposals", *TILES),
-        help="what to draw: the model's detections or proposals; its guided anchors, the location "
-        "probability or the shapes that they come from; or all on one sheet (default: detections, "
-        "or proposals if the model makes no detections)",
+        help="what to draw: the model's detections or proposals; its guided anchors, location "
+        "probability or anchor shapes; or all on one sheet (default: detections, or proposals if "
+        "the model makes no detections)",
     )
     output.add_argument(
         "--max-boxes",
         type=at_least(1),
         default=25,
         metavar="N",
-        help="draw and write at most this many proposals and anchors, the best (default: 25)",
+        help="draw and write at most N proposals and anchors, the best (default: 25)",
     )
     output.add_argument(
         "--json", metavar="FILE", help="write the results, boxes in pixels, to this file as well"
     )
-    add_dataset(parser, "DATASETS.TEST, whose classes' names are shown")
+    add_dataset(parser, "DATASETS.TEST, whose class names are shown")
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="keys of the configuration and their new values; comes last",
+        help="keys of the configuration and their new values; must come last",
     )
     return parser.parse_args(argv)
 
 
 class Demo:
-    """Draws one picture after another, and collects the results."""
+    """Draws one image after another, and collects the results."""
 
     def __init__(self, args: argparse.Namespace):
-        self.predictor = GuidedPredictor(
-            read_inference_config(args.config_file, args.opts, args.dataset)
-        )
+        cfg = read_inference_config(args.config_file, args.opts, args.dataset)
+        self.predictor = GuidedPredictor(cfg)
         self.args = args
         available = self.predictor.available
         self.show = args.show or ("detections" if "detections" in available else "proposals")
@@ -132,163 +132,142 @@ class Demo:
         """The picture (H, W, 3) RGB for an image (H, W, 3) RGB from ``source``."""
         prediction = self.predictor(image)
         height, width = image.shape[:2]
-        self.results.append(
-            {**source, "height": height, "width": width, **self._result(image, prediction)}
-        )
+        found = self._describe(prediction, height, width)
+        self.results.append({**source, "height": height, "width": width, **found})
+        args, metadata = self.args, self.predictor.metadata
         if self.show not in TILES:
             is_detections = self.show == "detections"
             return draw_predictions(
                 image,
                 getattr(prediction, self.show),
-                self.predictor.metadata,
-                score_thresh=self.args.confidence_threshold if is_detections else 0.0,
-                max_boxes=None if is_detections else self.args.max_boxes,
+                metadata,
+                score_thresh=args.confidence_threshold if is_detections else 0.0,
+                max_boxes=None if is_detections else args.max_boxes,
                 scale=max(1.0, LEGIBLE_SIDE / max(height, width)),
             )
+        guided = prediction.guided
         return make_panel(
             image,
-            guided=prediction.guided,
-            input_size=prediction.input_size,
+            anchors=None if guided is None else anchors_of_image(guided, prediction.input_size),
             proposals=prediction.proposals,
             detections=prediction.detections,
-            metadata=self.predictor.metadata,
+            metadata=metadata,
             show=TILES[self.show],
             threshold=self.predictor.location_threshold,
-            max_anchors=self.args.max_boxes,
-            max_proposals=self.args.max_boxes,
-            score_thresh=self.args.confidence_threshold,
+            max_anchors=args.max_boxes,
+            max_proposals=args.max_boxes,
+            score_thresh=args.confidence_threshold,
         )
 
-    def _result(self, image: np.ndarray, prediction: Prediction) -> dict[str, Any]:
-        """For the JSON file; boxes are x1, y1, x2, y2 in pixels of the image."""
+    def _describe(self, prediction: Prediction, height: int, width: int) -> dict[str, Any]:
+        """Results for the JSON file; boxes are x1, y1, x2, y2 in pixels of the image."""
         result: dict[str, Any] = {}
         if prediction.detections is not None:
-            result["detections"] = self._detections(prediction.detections.to("cpu"))
+            detections = prediction.detections.to("cpu")
+            detections = detections[detections.scores >= self.args.confidence_threshold]
+            result["detections"] = [
+                {
+                    "box": box,
+                    "score": score,
+                    "class_id": index,
+                    "class": class_name(index, self.predictor.metadata),
+                }
+                for box, score, index in zip(
+                    detections.pred_boxes.tensor.tolist(),
+                    detections.scores.tolist(),
+                    detections.pred_classes.tolist(),
+                    strict=True,
+                )
+            ]
         if prediction.proposals is not None and (
             self.show in ("proposals", "all") or prediction.detections is None
         ):
             proposals = prediction.proposals.to("cpu")[: self.args.max_boxes]
+            scores = proposals.objectness_logits.sigmoid().tolist()
             result["proposals"] = [
                 {"box": box, "score": score}
-                for box, score in zip(
-                    proposals.proposal_boxes.tensor.tolist(),
-                    proposals.objectness_logits.sigmoid().tolist(),
-                    strict=True,
-                )
+                for box, score in zip(proposals.proposal_boxes.tensor.tolist(), scores, strict=True)
             ]
         if prediction.guided is not None and self.show in ("anchors", "all"):
-            size = (image.shape[0], image.shape[1])
-            anchors = anchors_of_image(prediction.guided, 0, prediction.input_size, size)
-            cells = select_anchors(
-                anchors, self.predictor.location_threshold, self.args.max_boxes, MAX_OVERLAP
-            ).cells
+            anchors = anchors_of_image(prediction.guided, prediction.input_size)
+            boxes = anchors.boxes * np.tile(anchors.scale_to((height, width)), 2)
+            threshold = self.predictor.location_threshold
+            selected = select_anchors(anchors, threshold, self.args.max_boxes, MAX_OVERLAP)
             result["anchors"] = [
                 {
-                    "box": anchors.boxes[i].tolist(),
+                    "box": boxes[i].tolist(),
                     "probability": float(anchors.probability[i]),
                     "stride": anchors.strides[anchors.level[i]],
                 }
-                for i in cells
+                for i in selected
             ]
         return result
 
-    def _detections(self, detections: Instances) -> list[dict[str, Any]]:
-        names = self.predictor.metadata.get("thing_classes", None)
-        return [
-            {
-                "box": box,
-                "score": score,
-                "class_id": index,
-                "class": names[index] if names else str(index),
-            }
-            for box, score, index in zip(
-                detections.pred_boxes.tensor.tolist(),
-                detections.scores.tolist(),
-                detections.pred_classes.tolist(),
-                strict=True,
-            )
-            if score >= self.args.confidence_threshold
-        ]
 
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse what could not be written, before the model is built."""
+def check_outputs(args: argparse.Namespace, files: list[str]) -> None:
+    """Refuse outputs that cannot be written, or that are inputs, before the model is built."""
+    inputs = [*input_files(args), *files]
     if args.json:
-        check_output_file("--json", args.json)
-    if args.input:
-        if args.output and is_picture(args.output):
-            check_image_name(args.output)
-            check_output_file("--output", args.output)
-        elif args.output:
-            check_output_folder("--output", args.output)
-        return
+        check_output_file("--json", args.json, inputs)
     target = video_target(args)
+    if args.input and args.output and is_image(args.output):
+        image_format(args.output)
+        check_output_file("--output", args.output, inputs)
+        if len(files) > 1:
+            raise ConfigError(f"--output {args.output} is one file, for {len(files)} images")
+    elif args.input and args.output:
+        check_output_folder("--output", args.output, files)
+    elif target:
+        check_output_file("--output", target, inputs)
     for option, video in (("--video-input", args.video_input), ("--output", target)):
-        if video and printable(video) != video:
-            raise ConfigError(f"{option}: {video} is no UTF-8, which OpenCV needs for a video")
-    if target:
-        check_output_file("--output", target)
+        if not args.input and video and printable(video) != video:
+            raise ConfigError(f"{option}: {video} is not UTF-8, which OpenCV needs for a video")
 
 
-def is_picture(path: str) -> bool:
-    """Whether a name is one of a picture, not of a folder."""
+def is_image(path: str) -> bool:
+    """Whether a name is that of an image, not of a folder."""
     return path.lower().endswith(SUFFIXES)
 
 
 def find_files(inputs: list[str]) -> list[str]:
-    """The files that --input means, each once. One that is not there is kept, to be reported."""
+    """The files of --input, each once. Missing ones are kept, to be reported."""
     files: list[str] = []
-    for path in inputs:
-        path = os.path.expanduser(path)
+    for path in map(os.path.expanduser, inputs):
         if os.path.isdir(path):
-            names = sorted(os.listdir(path))
-            files += [os.path.join(path, x) for x in names if is_picture(x)]
+            files += [os.path.join(path, x) for x in sorted(os.listdir(path)) if is_image(x)]
         elif os.path.exists(path):
             files.append(path)
         else:
-            files += sorted(x for x in glob.glob(path, recursive=True) if os.path.isfile(x)) or [
-                path
-            ]
+            found = [x for x in glob.glob(path, recursive=True) if os.path.isfile(x)]
+            files += sorted(found) or [path]
+    if not files:
+        raise ConfigError(f"there are no images in {', '.join(inputs)}")
     return list(dict.fromkeys(files))
 
 
-def run_on_files(demo: Demo, args: argparse.Namespace) -> None:
-    files = find_files(args.input)
-    if not files:
-        sys.exit(f"demo.py: error: there are no pictures in {', '.join(args.input)}")
-    is_file = bool(args.output) and is_picture(args.output)
-    if is_file and len(files) > 1:
-        sys.exit(f"demo.py: error: --output {args.output} is one file, for {len(files)} pictures")
+def run_on_files(demo: Demo, files: list[str]) -> None:
+    output = demo.args.output
+    is_file = bool(output) and is_image(output)
     taken: set[str] = set()
-    unreadable = 0
-    progress = tqdm(files, unit="picture")
+    progress = tqdm(files, unit="image")
     for path in progress:
         try:
             image = read_rgb(path)
         except DataError as error:
             progress.write(f"demo.py: skipped {error}", file=sys.stderr)
-            unreadable += 1
             continue
         picture = demo(image, file=path)
-        if not args.output:
-            if not show_in_window(picture, wait=0):
-                break
-            continue
-        target = args.output if is_file else free_name(args.output, path, taken)
-        if os.path.exists(target) and os.path.samefile(target, path):
-            sys.exit(f"demo.py: error: --output would overwrite {path}: choose another folder")
-        save_image(picture, target)
-    print(f"demo.py: {len(demo.results)} of {len(files)} pictures" + place(args.output))
-    if unreadable == len(files):
-        finish(demo, args)
-        sys.exit("demo.py: error: none of the files could be read")
+        if output:
+            save_image(picture, output if is_file else free_name(output, path, taken))
+        elif not show_in_window(picture, wait=0):
+            break
+    print(f"demo.py: {len(demo.results)} of {len(files)} images" + place(output))
 
 
 def free_name(folder: str, path: str, taken: set[str]) -> str:
-    """Where the picture of ``path`` goes; files of one name from several folders get numbers."""
+    """Where the picture of ``path`` goes; files of the same name get numbers."""
     stem, suffix = os.path.splitext(os.path.basename(path))
-    if suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        suffix = ".png"
+    suffix = suffix if suffix.lower() in (".jpg", ".jpeg", ".png") else ".png"
     name, number = stem + suffix, 1
     while name in taken:
         number += 1
@@ -298,59 +277,57 @@ def free_name(folder: str, path: str, taken: set[str]) -> str:
 
 
 def video_target(args: argparse.Namespace) -> str | None:
-    """The file that the drawn video goes to."""
-    if not args.output or os.path.splitext(args.output)[1]:
+    """The file to which the drawn video goes."""
+    if args.input or not args.output or os.path.splitext(args.output)[1]:
         return args.output or None
-    source = "webcam" if args.webcam else args.video_input
+    source = args.video_input or "webcam"
     return os.path.join(args.output, f"{os.path.splitext(os.path.basename(source))[0]}.mp4")
 
 
-def run_on_video(demo: Demo, args: argparse.Namespace) -> None:
-    source = "webcam" if args.webcam else args.video_input
-    if not args.webcam and not os.path.isfile(source):
-        sys.exit(f"demo.py: error: there is no video {source}")
-    video = cv2.VideoCapture(0 if args.webcam else source)
+def run_on_video(demo: Demo, source: str | None, target: str | None) -> None:
+    """Draw the frames of a video file, or of the webcam if ``source`` is None."""
+    if source and not os.path.isfile(source):
+        raise ConfigError(f"--video-input: there is no file {source}")
+    video = cv2.VideoCapture(source or 0)
     if not video.isOpened():
-        sys.exit(f"demo.py: error: {source} cannot be read")
+        raise DataError(f"{source or 'the webcam'} cannot be read")
     rate = video.get(cv2.CAP_PROP_FPS) or 25
-    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if not args.webcam else 0
-    target = video_target(args)
-    if target:
-        os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if source else 0
     writer = None
     try:
         for i, frame in enumerate(tqdm(frames(video), total=count or None, unit="frame")):
-            picture = demo(frame, file=source, frame=i)
+            picture = demo(frame, file=source or "webcam", frame=i)
             if target is None:
                 if not show_in_window(picture, wait=1):
                     break
                 continue
             height, width = (x - x % 2 for x in picture.shape[:2])  # Codecs want even sizes.
             if writer is None:
-                writer = cv2.VideoWriter(
-                    target, cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height)
-                )
-                if not writer.isOpened():
-                    sys.exit(f"demo.py: error: {target} cannot be written; name a .mp4 file")
+                writer = open_writer(target, rate, (width, height))
             writer.write(np.ascontiguousarray(picture[:height, :width, ::-1]))
     except KeyboardInterrupt:
-        pass  # The way to end a webcam that has no window; what was written stays.
+        pass  # The way to end a webcam without a window; what was written stays.
     finally:
         video.release()
         if writer is not None:
             writer.release()
     if not demo.results:
-        sys.exit(f"demo.py: error: {source} has no frames that can be read")
+        raise DataError(f"{source or 'the webcam'} has no frames that can be read")
     print(f"demo.py: {len(demo.results)} frames" + place(target))
+
+
+def open_writer(target: str, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    os.makedirs(os.path.dirname(os.path.abspath(target)), exist_ok=True)
+    writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if not writer.isOpened():
+        raise ConfigError(f"--output: {target} cannot be written; name a .mp4 file")
+    return writer
 
 
 def frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
     """Frames (H, W, 3) RGB until there are no more."""
-    while True:
-        success, frame = video.read()
-        if not success:
-            return
-        yield np.ascontiguousarray(frame[:, :, ::-1])
+    while (read := video.read())[0]:
+        yield np.ascontiguousarray(read[1][:, :, ::-1])
 
 
 def show_in_window(picture: np.ndarray, wait: int) -> bool:
@@ -359,35 +336,39 @@ def show_in_window(picture: np.ndarray, wait: int) -> bool:
         cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
         cv2.imshow(WINDOW, picture[:, :, ::-1])
         return bool(cv2.waitKey(wait) & 0xFF != ESCAPE)
-    except cv2.error:
-        sys.exit("demo.py: error: no window can be opened here: write to a folder with --output")
+    except cv2.error as error:
+        raise ConfigError(
+            "no window can be opened here: write to a folder with --output"
+        ) from error
 
 
 def place(output: str | None) -> str:
     return f" are in {printable(output)}" if output else ""
 
 
-def finish(demo: Demo, args: argparse.Namespace) -> None:
-    if not args.json:
-        return
-    os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
-    with open(args.json, "w", encoding="utf-8") as file:
+def write_results(demo: Demo, path: str) -> None:
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
         json.dump(demo.results, file, indent=1)
-    print(f"demo.py: the results are in {printable(args.json)}")
+    print(f"demo.py: the results are in {printable(path)}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with errors_in_one_line("demo.py"):
-        check_outputs(args)
+        files = find_files(args.input) if args.input else [*filter(None, [args.video_input])]
+        check_outputs(args, files)
         demo = Demo(args)
         print(f"demo.py: the weights are {printable(demo.predictor.cfg.MODEL.WEIGHTS)}")
         if args.input:
-            run_on_files(demo, args)
+            run_on_files(demo, files)
         else:
-            run_on_video(demo, args)
-        finish(demo, args)
+            run_on_video(demo, args.video_input, video_target(args))
+        if args.json:
+            write_results(demo, args.json)
+        if not demo.results:
+            raise DataError("none of the files could be read")
 
 
 if __name__ == "__main__":

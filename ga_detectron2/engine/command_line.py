@@ -19,6 +19,7 @@ __all__ = [
     "add_processes",
     "at_least",
     "errors_in_one_line",
+    "input_files",
     "make_parser",
     "make_training_parser",
 ]
@@ -109,6 +110,14 @@ def add_processes(parser: argparse._ActionsContainer) -> None:
         help="tcp://HOST:PORT of the first of several machines (default: auto, a free port of "
         "this machine)",
     )
+
+
+def input_files(args: argparse.Namespace) -> list[str]:
+    """Files that the options name as inputs: configuration, annotations and weights."""
+    datasets = [x.partition("=")[2].rpartition(":")[0] for x in getattr(args, "dataset", [])]
+    opts = getattr(args, "opts", [])
+    weights = [opts[i + 1] for i, key in enumerate(opts[:-1]) if key == "MODEL.WEIGHTS"]
+    return [*filter(None, [getattr(args, "config_file", None)]), *datasets, *weights]
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from ga_detectron2.evaluation.anchor_tally import AnchorTally, shares
+from ga_detectron2.evaluation.anchor_stats import AnchorStats, summarize
 from ga_detectron2.modeling.guided_anchoring import (
     GuidedAnchoring,
     GuidedAnchors,
@@ -99,25 +99,26 @@ class GuidedAnchorHook(HookBase):
         self._inputs = arguments[0]
 
     def _write_numbers(self, guided: GuidedAnchors, inputs: list[dict[str, Any]]) -> None:
-        tally = AnchorTally(self._settings)
-        tally.add(guided, [x["instances"] for x in inputs])
-        found = shares(tally.sums.sum(dim=0))
+        stats = AnchorStats(self._settings)
+        stats.add(guided, [x["instances"] for x in inputs])
+        found = summarize(stats.sums.sum(dim=0))
         for name in SCALARS:
             if found[name] is not None:
                 get_event_storage().put_scalar(f"guided_anchors/{name}", found[name])
 
     def _write_pictures(self, guided: GuidedAnchors, image: dict[str, Any]) -> None:
-        from ga_detectron2.visualization import draw_guided_anchors, draw_location
+        from ga_detectron2.visualization import anchors_of_image, draw_guided_anchors, draw_location
         from ga_detectron2.visualization.targets import make_target_panel
 
         size = image["instances"].image_size
         pixels = image["image"].detach().cpu().permute(1, 2, 0)
         rgb = convert_image_to_rgb(pixels, self._input_format(pixels.shape[2]))
+        anchors = anchors_of_image(guided, size)
         threshold = self._settings.loc_filter_thresh
         scale = max(1.0, MIN_SIDE / max(size))
         pictures = {
-            "location": draw_location(rgb, guided, size, scale=scale),
-            "anchors": draw_guided_anchors(rgb, guided, size, threshold=threshold, scale=scale),
+            "location": draw_location(rgb, anchors, scale=scale),
+            "anchors": draw_guided_anchors(rgb, anchors, threshold=threshold, scale=scale),
             "targets": make_target_panel(rgb, image["instances"].to("cpu"), size, self._settings),
         }
         for name, picture in pictures.items():

@@ -10,10 +10,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Instances
+from PIL import Image
 from torch import nn
 
 from ga_detectron2.data import check_num_classes
@@ -96,10 +98,9 @@ class GuidedPredictor:
             image: (H, W, 3) uint8 RGB.
         """
         height, width = image.shape[:2]
-        if self.cfg.INPUT.FORMAT == "BGR":
-            image = image[:, :, ::-1]
+        image = convert_PIL_to_numpy(Image.fromarray(image), self.cfg.INPUT.FORMAT)
         resized = self.augmentation.get_transform(image).apply_image(image)
-        tensor = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         inputs = {"image": tensor, "height": height, "width": width}
         with (
             _record(self.model, GuidedAnchoring) as guided,

@@ -18,7 +18,7 @@ from ga_detectron2.modeling.guided_anchoring import (
     record_guided_anchors,
 )
 
-from .anchor_tally import AnchorTally, shares
+from .anchor_stats import AnchorStats, summarize
 
 __all__ = ["GuidedAnchorDiagnosis", "diagnose", "format_diagnosis", "judge_location_branch"]
 
@@ -30,7 +30,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
     """Collects, over a data set, what the location and shape branches of a model say of its boxes.
 
     Boxes are the annotations that are no crowds, in the size in which the model sees them. For
-    what is counted see :class:`AnchorTally`.
+    what is counted see :class:`AnchorStats`.
 
     Example:
         >>> with record_guided_anchors(model) as records:
@@ -65,7 +65,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
     def reset(self) -> None:
         self._records.clear()
         self._num_images = 0
-        self._tally = AnchorTally(self._settings)
+        self._stats = AnchorStats(self._settings)
 
     def process(self, inputs: list[dict[str, Any]], outputs: Any) -> None:
         """Take the anchors that the model has just made of ``inputs``; ``outputs`` do not matter.
@@ -77,7 +77,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         guided = self._records[-1]
         self._records.clear()
         self._num_images += len(inputs)
-        self._tally.add(guided, [self._ground_truth(x) for x in inputs])
+        self._stats.add(guided, [self._ground_truth(x) for x in inputs])
 
     def evaluate(self) -> OrderedDict[str, Any] | None:
         """Under ``guided_anchors``: ``images``, ``filter`` (the threshold), ``levels`` and ``all``.
@@ -97,7 +97,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         Shares and means are None where there is nothing to count. None on other than the main
         process.
         """
-        sums, num_images = self._tally.sums, self._num_images
+        sums, num_images = self._stats.sums, self._num_images
         if self._distributed:
             comm.synchronize()
             gathered = comm.gather((sums, num_images))
@@ -106,7 +106,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
             sums = torch.stack([s for s, _ in gathered]).sum(dim=0)
             num_images = sum(n for _, n in gathered)
         levels = [
-            {"stride": stride, **shares(row)}
+            {"stride": stride, **summarize(row)}
             for stride, row in zip(self._settings.strides, sums, strict=True)
         ]
         return OrderedDict(
@@ -114,7 +114,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
                 "images": num_images,
                 "filter": self._settings.loc_filter_thresh,
                 "levels": levels,
-                "all": shares(sums.sum(dim=0)),
+                "all": summarize(sums.sum(dim=0)),
             }
         )
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import io
-import itertools
+import json
 import logging
+import os
+import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,15 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-__all__ = ["ProposalRecallEvaluator", "evaluate_recall"]
+from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
+from ga_detectron2.errors import DataError
+
+__all__ = [
+    "ProposalRecallEvaluator",
+    "evaluate_recall",
+    "recall_of_metrics",
+    "recall_of_proposals",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +39,12 @@ class ProposalRecallEvaluator(DatasetEvaluator):
     This is what the paper and MMDetection report. detectron2's COCOEvaluator has a faster
     evaluation of its own for proposals ("box_proposals"), whose numbers differ a little:
 
-    - Here proposals choose their boxes in the order of their scores, at each IoU threshold anew.
-      There the best pairs of box and proposal are formed once, whatever the scores.
+    - Here proposals choose their boxes in the order of their scores, for each IoU threshold
+      separately. There the pairs of box and proposal with the best IoU are formed once, whatever
+      the scores.
     - Here a box on an image without proposals counts as missed. There it is not counted.
-    - Crowds are no boxes to find, here or there. Here they also take up proposals that fit
-      nothing else, which changes precision but no recall.
+    - Crowds are not boxes to find, here or there. Here they also absorb proposals that match
+      nothing else, which changes precision but not recall.
 
     With images that all have proposals and boxes that do not overlap, both are equal.
     """
@@ -47,33 +58,31 @@ class ProposalRecallEvaluator(DatasetEvaluator):
         """
         Args:
             dataset_name: registered, with a ``json_file`` in COCO's format in its metadata (which a
-                COCOEvaluator adds for data sets without one).
-            limits: numbers of best proposals an image at which recall is computed.
-            distributed: whether to collect the results of all processes, on the main one.
+                COCOEvaluator adds for datasets without one).
+            limits: numbers of best proposals per image at which recall is computed.
+            distributed: whether to collect the results of all processes on the main one.
 
         Raises:
-            ValueError: ``limits`` is empty or not positive, or the data set has no ``json_file``.
+            ValueError: ``limits`` is empty or not positive, or the dataset has no ``json_file``.
         """
         if not limits or any(limit < 1 for limit in limits):
             raise ValueError(
-                f"Limits of proposals an image, {list(limits)}, must be one or more positive "
+                f"limits of proposals per image, {list(limits)}, must be one or more positive "
                 "numbers, such as [100, 300, 1000] (TEST.PROPOSAL_RECALL_LIMITS)"
             )
         json_file = MetadataCatalog.get(dataset_name).get("json_file")
         if json_file is None:
-            raise ValueError(f"Data set '{dataset_name}' has no annotations in COCO's JSON format")
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco = COCO(PathManager.get_local_path(json_file))
+            raise ValueError(f"dataset '{dataset_name}' has no annotations in COCO's JSON format")
+        self._annotations = _read_annotations(json_file)
         self._limits = sorted(set(limits))
         self._distributed = distributed
         self.reset()
 
     def reset(self) -> None:
-        self._image_ids: list[int] = []
-        self._rows: list[np.ndarray] = []
+        self._proposals: dict[Any, np.ndarray] = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
-        """Take the ``proposals`` of images, Instances in pixels of the original image."""
+        """Add the ``proposals`` of images, Instances in pixels of the original image."""
         for image, output in zip(inputs, outputs, strict=True):
             proposals = output["proposals"].to("cpu")
             scores = proposals.objectness_logits.double()
@@ -83,9 +92,7 @@ class ProposalRecallEvaluator(DatasetEvaluator):
                 BoxMode.XYXY_ABS,
                 BoxMode.XYWH_ABS,
             )
-            ids = np.full((len(best), 1), image["image_id"], dtype=np.float64)
-            self._image_ids.append(image["image_id"])
-            self._rows.append(np.hstack([ids, boxes, scores[best].numpy()[:, None]]))
+            self._proposals[image["image_id"]] = np.column_stack([boxes, scores[best].numpy()])
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Recall in percent under ``proposal_recall``, NaN where there is nothing to find.
@@ -93,43 +100,57 @@ class ProposalRecallEvaluator(DatasetEvaluator):
         Keys are ``AR@100``, ``ARs@100`` (boxes of less than 32² pixels), ``ARm@100``, ``ARl@100``
         (of more than 96²), and so on for each limit. None on other than the main process.
         """
-        image_ids, rows = self._image_ids, self._rows
+        proposals = self._proposals
         if self._distributed:
             comm.synchronize()
-            gathered = comm.gather((image_ids, rows))
+            gathered = comm.gather(proposals)
             if not comm.is_main_process():
                 return None
-            image_ids = list(itertools.chain(*(ids for ids, _ in gathered)))
-            rows = list(itertools.chain(*(r for _, r in gathered)))
-        if "annotations" not in self._coco.dataset:
+            proposals = {k: v for part in gathered for k, v in part.items()}
+        if self._annotations is None:
             logger.info("Annotations are not available for evaluation.")
             return OrderedDict()
-        detections = np.concatenate(rows) if rows else np.zeros((0, 6))
-        scores = evaluate_recall(self._coco, image_ids, detections, self._limits)
+        scores = evaluate_recall(self._annotations, proposals, self._limits)
         logger.info("Recall of proposals (COCO API): \n" + create_small_table(scores))
         return OrderedDict(proposal_recall=scores)
 
 
 def evaluate_recall(
-    coco: COCO, image_ids: Sequence[int], proposals: np.ndarray, limits: Sequence[int]
+    annotations: Sequence[Mapping[str, Any]],
+    proposals: Mapping[Any, np.ndarray],
+    limits: Sequence[int],
 ) -> dict[str, float]:
     """Average recall over IoU 0.5 to 0.95.
 
     Args:
-        coco: ground truth.
-        image_ids: of the images to count.
-        proposals: (P, 6) float64, rows of image id, x, y, width, height, score.
-        limits: numbers of best proposals an image, rising.
+        annotations: ground truth in COCO's format.
+        proposals: (P, 5) float64, rows of x, y, width, height, score, by image id. Images without
+            an entry do not count.
+        limits: numbers of best proposals per image, rising.
 
     Returns:
         percentages by the keys of :meth:`ProposalRecallEvaluator.evaluate`.
     """
-    # Classes play no part, but pycocotools only looks at detections of a class that it knows.
-    category = np.full((len(proposals), 1), coco.getCatIds()[0], dtype=np.float64)
+    # Images, boxes and proposals are numbered here: pycocotools takes an annotation with the id 0
+    # for none, and image ids may be text. All are of one class.
+    number_of = {image_id: n for n, image_id in enumerate(proposals)}
+    truth = [
+        {
+            "image_id": number_of[x["image_id"]],
+            "bbox": x["bbox"],
+            "area": x.get("area", x["bbox"][2] * x["bbox"][3]),
+            "iscrowd": int(x.get("iscrowd", 0)),
+        }
+        for x in annotations
+        if x["image_id"] in number_of
+    ]
+    found = [
+        {"image_id": n, "bbox": row[:4], "area": row[2] * row[3], "iscrowd": 0, "score": row[4]}
+        for n, rows in enumerate(proposals.values())
+        for row in rows.tolist()
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(coco, _detections(coco, np.hstack([proposals, category])), "bbox")
-        evaluation.params.useCats = 0
-        evaluation.params.imgIds = sorted(set(image_ids))
+        evaluation = COCOeval(*(_coco_of(len(number_of), x) for x in (truth, found)), "bbox")
         evaluation.params.maxDets = list(limits)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -138,17 +159,81 @@ def evaluate_recall(
     for m, limit in enumerate(limits):
         for a, suffix in enumerate(("", "s", "m", "l")):  # pycocotools' order of areas
             values = recall[:, a, m]
-            # pycocotools marks with -1 what no box was there for.
+            # pycocotools reports -1 where there are no boxes.
             mean = 100 * values.mean() if (values > -1).all() else float("nan")
             scores[f"AR{suffix}@{limit}"] = float(mean)
     return scores
 
 
-def _detections(coco: COCO, rows: np.ndarray) -> COCO:
-    if len(rows):
-        return coco.loadRes(rows)
-    # loadRes fails on no detections at all, which are a poor result, not an error.
-    empty = COCO()
-    empty.dataset = {**coco.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+def _coco_of(num_images: int, annotations: list[dict[str, Any]]) -> COCO:
+    """Annotations of images 0 to ``num_images - 1``, all of one class."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": n} for n in range(num_images)],
+        "categories": [{"id": 1}],
+        "annotations": [{**x, "id": i, "category_id": 1} for i, x in enumerate(annotations, 1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _read_annotations(json_file: str) -> list[dict[str, Any]] | None:
+    with PathManager.open(json_file, encoding="utf-8") as file:
+        annotations: list[dict[str, Any]] | None = json.load(file).get("annotations")
+    return annotations
+
+
+def recall_of_metrics(path: str) -> dict[int, float]:
+    """Average recall in percent by number of proposals, from the metrics of a training run.
+
+    Args:
+        path: of a ``metrics.json``, or of the folder with it. The last value of each counts.
+
+    Raises:
+        OSError: there is no such file.
+        DataError: it holds no recall.
+    """
+    path = os.path.join(path, "metrics.json") if os.path.isdir(path) else path
+    last: dict[str, Any] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            last.update(json.loads(line))
+    for group in ("proposal_recall", "box_proposals"):  # ours, or that of detectron2
+        found = {
+            int(match[1]): float(value)
+            for key, value in last.items()
+            if (match := re.fullmatch(rf"{group}/AR@(\d+)", key)) and value is not None
+        }
+        if found:
+            return dict(sorted(found.items()))
+    raise DataError(
+        f"{path}: no recall of proposals, such as proposal_recall/AR@100, which only a model with "
+        "MODEL.META_ARCHITECTURE ProposalNetwork is scored by"
+    )
+
+
+def recall_of_proposals(path: str, json_file: str, limits: Sequence[int]) -> dict[int, float]:
+    """Average recall in percent by number of proposals, from detectron2's ``box_proposals.pkl``.
+
+    Args:
+        path: of the file, which its COCOEvaluator writes; no code in it is executed.
+        json_file: annotations in COCO's format.
+        limits: numbers of proposals, rising.
+
+    Raises:
+        CheckpointError: the file is damaged, or it holds other objects.
+        DataError: it holds no proposals.
+    """
+    with open(path, "rb") as file:
+        content = load_numpy_pickle(file)
+    keys = ("ids", "boxes", "objectness_logits")
+    if not isinstance(content, dict) or any(key not in content for key in keys):
+        raise DataError(f"{path}: not a file of proposals, which holds {', '.join(keys)}")
+    mode = BoxMode(int(content.get("bbox_mode", BoxMode.XYXY_ABS)))
+    proposals = {}
+    for image_id, boxes, logits in zip(*(content[key] for key in keys), strict=True):
+        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        boxes = BoxMode.convert(boxes, mode, BoxMode.XYWH_ABS)
+        proposals[image_id] = np.column_stack([boxes, np.asarray(logits, dtype=np.float64)])
+    scores = evaluate_recall(_read_annotations(json_file) or [], proposals, limits)
+    return {limit: scores[f"AR@{limit}"] for limit in limits}

@@ -1,59 +1,55 @@
-"""Pictures of what a guided anchoring model learned. They need matplotlib.
+"""Pictures of what a guided anchoring model has learned.
 
-Images go in and come out as (H, W, 3) uint8 RGB arrays. What a model made of a batch comes from
-:func:`ga_detectron2.record_guided_anchors` or :class:`ga_detectron2.engine.GuidedPredictor`.
+Images are (H, W, 3) uint8 RGB arrays. What a model made of a batch comes from
+:func:`ga_detectron2.record_guided_anchors`, or with detections and proposals from
+:class:`ga_detectron2.engine.predictor.GuidedPredictor`.
 """
 
-from .anchors import (
+from .boxes import (
     MAX_OVERLAP,
-    SelectedAnchors,
-    draw_anchor_matches,
-    draw_boxes_by_level,
+    draw_ground_truth,
     draw_guided_anchors,
+    draw_predictions,
+    ground_truth_of,
     select_anchors,
 )
-from .image_anchors import ImageAnchors, anchors_of_image
-from .location import draw_location, location_map
-from .panel import TILE_NAMES, Tile, compose_panel, make_overview, make_panel, make_tiles
+from .maps import anchors_of_image, draw_location, draw_shape
+from .panel import Tile, compose_panel, make_match_tiles, make_overview, make_panel, make_tiles
 from .plots import (
+    BoxShapes,
     RecallCurve,
+    measure_shapes,
     plot_box_shapes,
+    plot_dataset_shapes,
     plot_recall_curves,
-    plot_training_curves,
 )
-from .predictions import draw_ground_truth, draw_predictions, ground_truth_of
-from .shape import draw_shape, shape_map
-from .shape_errors import BoxShapes, best_anchors, measure_shapes
+from .samples import draw_dataset_targets, first_records, read_samples
 from .style import save_image
 
 __all__ = [
     "MAX_OVERLAP",
-    "TILE_NAMES",
     "BoxShapes",
-    "ImageAnchors",
     "RecallCurve",
-    "SelectedAnchors",
     "Tile",
     "anchors_of_image",
-    "best_anchors",
     "compose_panel",
-    "draw_anchor_matches",
-    "draw_boxes_by_level",
+    "draw_dataset_targets",
     "draw_ground_truth",
     "draw_guided_anchors",
     "draw_location",
     "draw_predictions",
     "draw_shape",
+    "first_records",
     "ground_truth_of",
-    "location_map",
+    "make_match_tiles",
     "make_overview",
     "make_panel",
     "make_tiles",
     "measure_shapes",
     "plot_box_shapes",
+    "plot_dataset_shapes",
     "plot_recall_curves",
-    "plot_training_curves",
+    "read_samples",
     "save_image",
     "select_anchors",
-    "shape_map",
 ]

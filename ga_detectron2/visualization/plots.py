@@ -1,31 +1,34 @@
-"""Plots of results: shapes learned, recall against number of proposals, training curves."""
+"""Plots of results and data: recall of proposals, shapes of anchors and of objects."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from torch import Tensor
 
-from .shape_errors import BoxShapes
-from .style import figure_image, line_color, new_figure, tidy_axes
+from ga_detectron2.modeling.anchors import make_squares
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 
-__all__ = ["RecallCurve", "plot_box_shapes", "plot_recall_curves", "plot_training_curves"]
+from .style import color_of, count, figure_image, line_color, new_figure, tidy_axes
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-"""With the colours, so that curves can be told apart in a grey print too."""
-SMOOTHED_FROM = 100
-"""Points from which on a training curve is drawn pale and its running mean over it."""
-RUNNING_MEAN = 11
-"""Points that a running mean is over, half of them before and half of them after."""
+"""Besides colours, so that curves can be distinguished in a grey print, too."""
+MAX_POINTS = 5000
+"""Objects that are drawn; more would only cover each other."""
+RPN_RATIOS = (0.5, 2.0)
+"""Height over width of detectron2's RPN anchors, besides squares."""
 
 
 class RecallCurve(NamedTuple):
-    """Recall against number of proposals of one model.
+    """Recall of a model's proposals against their number.
 
     Attributes:
         name: of the model.
-        limits: numbers of best proposals an image, rising.
+        limits: numbers of best proposals per image, rising.
         recall: average recall in percent at each.
     """
 
@@ -35,181 +38,200 @@ class RecallCurve(NamedTuple):
 
 
 def plot_recall_curves(curves: Sequence[RecallCurve], title: str = "") -> np.ndarray:
-    """Average recall against the number of proposals an image, of several models.
+    """Average recall against the number of proposals per image, for one or more models.
 
     Returns:
         (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: there are no curves, or one has no points.
     """
-    if not curves or any(not len(curve.limits) for curve in curves):
-        raise ValueError("recall is plotted of one or more models with one or more points each")
     figure = new_figure(900, 620)
-    axes = figure.add_axes((0.09, 0.11, 0.87, 0.80))
+    axes = figure.subplots()
     for i, (name, limits, recall) in enumerate(curves):
-        color = line_color(i)
-        axes.plot(
-            limits, recall, color=color, marker=MARKERS[i % len(MARKERS)], label=name, linewidth=2
-        )
-    ticks = sorted({limit for curve in curves for limit in curve.limits})
+        axes.plot(limits, recall, color=line_color(i), marker=MARKERS[i % len(MARKERS)], label=name)
     axes.set_xscale("log")
-    if len(ticks) <= 12:
-        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    limits = sorted({limit for curve in curves for limit in curve.limits})
+    if len(limits) <= 12:
+        axes.set_xticks(limits)
         axes.xaxis.set_minor_locator(NullLocator())
-    else:
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axes.set_ylim(0, min(100, 1.1 * max(max(c.recall) for c in curves)) or 1)
-    axes.set_xlabel("proposals an image", fontsize=12)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.set_ylim(0, min(100, 1.1 * max(max(curve.recall) for curve in curves)) or 1)
+    axes.set_xlabel("proposals per image", fontsize=12)
     axes.set_ylabel("average recall, IoU 0.5 to 0.95 (%)", fontsize=12)
-    axes.set_title(title or "Recall of proposals", fontsize=14, loc="left")
-    axes.legend(fontsize=12, frameon=False, loc="lower right")
+    axes.set_title(title or "Recall of proposals", fontsize=14, loc="left", parse_math=False)
+    legend = axes.legend(fontsize=12, frameon=False, loc="lower right")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     tidy_axes(axes)
     return figure_image(figure)
 
 
-def plot_training_curves(
-    metrics: Iterable[Mapping[str, Any]], keys: Sequence[str] = (), title: str = ""
-) -> np.ndarray:
-    """Losses, learning rate and scores against iterations, each on a scale of its own.
+class BoxShapes(NamedTuple):
+    """Widths and heights of G objects and of their anchors, in pixels of the network's input.
+
+    Attributes:
+        truth, guided: (G, 2), width and height of the object and of its guided anchor.
+        square: (G,), side of the square of the same cell.
+        guided_iou, square_iou: (G,), IoU with the object.
+    """
+
+    truth: np.ndarray
+    guided: np.ndarray
+    square: np.ndarray
+    guided_iou: np.ndarray
+    square_iou: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence["BoxShapes"]) -> "BoxShapes":
+        """Of several images."""
+        return cls(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def measure_shapes(
+    guided: GuidedAnchors, boxes: Tensor, settings: GuidedAnchoring, index: int = 0
+) -> BoxShapes:
+    """The guided anchor of the cell nearest to each object's centre, on the object's level.
 
     Args:
-        metrics: the rows of ``metrics.json``, each with ``iteration``.
-        keys: of the rows, to plot these; without them the losses, ``lr``, AP and recall.
-        title: of the plot.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: the rows have none of the keys.
+        guided: of the batch with this image.
+        boxes: (G, 4) objects in pixels of the network's input.
+        settings: of the model.
+        index: of the image in the batch.
     """
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in metrics:
-        for key, value in row.items():
-            if key in keys or (not keys and _is_of_interest(key)):
-                iterations, values = series.setdefault(key, ([], []))
-                iterations.append(row["iteration"])
-                values.append(value if value is not None else math.nan)
-    if not series:
-        raise ValueError(f"the metrics have none of {', '.join(keys) or 'the usual keys'}")
-    order = list(keys) or sorted(series, key=_rank)
-    order = [key for key in order if key in series]
-    # A single point, as of a score at the end, is no curve.
-    points = [key for key in order if len(series[key][0]) == 1]
-    if len(points) < len(order):
-        order = [key for key in order if key not in points]
-        title += "".join(f"\n{key} {series[key][1][0]:.3g}" for key in points)
-    columns = min(3, len(order))
-    rows = math.ceil(len(order) / columns)
-    figure = new_figure(60 + 400 * columns, 50 + 260 * rows + 22 * title.count("\n"))
-    figure.set_layout_engine("constrained", h_pad=0.1, w_pad=0.1)
-    if title:
-        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
-    all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in all_axes[len(order) :]:
-        axes.set_axis_off()
-    last = max(x[-1] for x, _ in series.values())
-    for axes, key in zip(all_axes, order, strict=False):
-        x, y = (np.asarray(values, dtype=float) for values in series[key])
-        if len(x) < SMOOTHED_FROM or key == "lr":
-            axes.plot(x, y, color=line_color(0), marker="o" if len(x) < 50 else None, markersize=4)
-        else:
-            axes.plot(x, y, color="0.75", linewidth=1)
-            axes.plot(x, _running_mean(y), color=line_color(0), linewidth=2)
-        axes.set_title(f"{key} (last: {y[-1]:.3g})", fontsize=11, loc="left", parse_math=False)
-        axes.set_xlim(0, 1.02 * last or 1)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if np.nanmin(y, initial=0) >= 0:
-            axes.set_ylim(bottom=0)
-        tidy_axes(axes)
-    for axes in all_axes[max(0, len(order) - columns) : len(order)]:
-        axes.set_xlabel("iteration", fontsize=11)
-    return figure_image(figure)
+    boxes = boxes.float().to(guided.anchors.device)
+    cells = settings.nearest_cells(guided.grid, boxes)
+    anchors = guided.anchors[index, cells].detach().float()
+    squares = make_squares(guided.grid, settings.base_scale)[cells]
+
+    def iou(others: Tensor) -> Tensor:
+        return pairwise_iou(Boxes(others), Boxes(boxes)).diagonal()
+
+    sizes = [x[:, 2:] - x[:, :2] for x in (boxes, anchors, squares)]
+    sizes[2] = sizes[2][:, 0]
+    return BoxShapes(*(x.cpu().numpy() for x in (*sizes, iou(anchors), iou(squares))))
 
 
 def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
     """Width and height of the guided anchor at each object's centre against those of the object.
 
     Args:
-        shapes: of the objects of a data set.
+        shapes: of the objects of a dataset, at least one.
         title: of the plot.
 
     Returns:
         (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: there are no objects.
     """
-    if not len(shapes.truth):
-        raise ValueError("there are no objects whose shapes could be plotted")
-    figure = new_figure(1200, 640)
+    figure = new_figure(1200, 680)
     values = np.concatenate([shapes.truth, shapes.guided])
     low, high = values.min() / 1.3, values.max() * 1.3
-    for i, name in enumerate(("width", "height")):
-        axes = figure.add_axes((0.065 + 0.495 * i, 0.19, 0.42, 0.65))
+    for i, (name, axes) in enumerate(zip(("width", "height"), figure.subplots(1, 2), strict=True)):
         axes.plot([low, high], [low, high], color="black", linewidth=1, label="equal to the object")
-        axes.scatter(
-            shapes.truth[:, i],
-            shapes.square,
-            s=16,
-            marker="x",
-            linewidths=0.8,
-            color=line_color(1),
-            alpha=0.6,
-            label=f"square (mean IoU {shapes.square_iou.mean():.2f})",
-        )
-        axes.scatter(
-            shapes.truth[:, i],
-            shapes.guided[:, i],
-            s=16,
-            color=line_color(0),
-            alpha=0.6,
-            linewidths=0,
-            label=f"guided anchor (mean IoU {shapes.guided_iou.mean():.2f})",
-        )
-        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(base=2, numticks=12))
-            axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            axis.set_minor_formatter(NullFormatter())
-            axis.set_minor_locator(NullLocator())
+        for values, marker, color, label in (
+            (shapes.square, "x", 1, f"square (mean IoU {shapes.square_iou.mean():.2f})"),
+            (shapes.guided[:, i], "o", 0, f"guided (mean IoU {shapes.guided_iou.mean():.2f})"),
+        ):
+            axes.scatter(
+                shapes.truth[:, i],
+                values,
+                s=16,
+                marker=marker,
+                linewidths=0.8,
+                color=line_color(color),
+                alpha=0.6,
+                label=label,
+            )
+        _scale_by_octaves(axes, low, high)
         axes.set_xlabel(f"{name} of the object (pixels)", fontsize=12)
         axes.set_ylabel(f"{name} of the anchor (pixels)", fontsize=12)
-        tidy_axes(axes)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=3, fontsize=12, frameon=False)
-    text = title or "Shapes of guided anchors"
-    figure.text(0.065, 0.94, text, fontsize=14, parse_math=False)
-    note = (
-        f"{len(shapes.truth)} objects, each with the anchor of the cell nearest to its centre on "
-        f"the level of its size; pixels of the network's input"
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=12,
+        frameon=False,
     )
-    figure.text(0.065, 0.885, note, fontsize=11, color="0.3")
+    note = (
+        f"{count(len(shapes.truth), 'object')}, each with the anchor of the cell nearest to its "
+        "centre on the level of its size; pixels of the network's input"
+    )
+    figure.suptitle(f"{title or 'Shapes of guided anchors'}\n{note}", parse_math=False)
     return figure_image(figure)
 
 
-def _is_of_interest(key: str) -> bool:
-    if key in ("total_loss", "lr") or key.startswith("loss_"):
-        return True
-    name = key.rpartition("/")[2]
-    if key.startswith("box_proposals/"):  # Recall as detectron2 counts it; as COCO does follows.
-        return False
-    return key.count("/") == 1 and (name in ("AP", "AP50") or name.startswith("AR@"))
+def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "") -> np.ndarray:
+    """Objects of a dataset as points, coloured by the level that training assigns them to.
+
+    Squares and crosses are the model's squares and the two other ratios of detectron2's RPN; lines
+    separate the levels.
+
+    Args:
+        boxes: (G, 4) objects in pixels of the network's input, at least one.
+        settings: of the model.
+        title: of the plot.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    levels = settings.box_levels(boxes)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    chosen = torch.randperm(len(boxes), generator=torch.Generator().manual_seed(0))[:MAX_POINTS]
+    squares = settings.base_scale * np.array(settings.strides)
+    low = min(float(sizes.min()), squares[0] / 2) / 1.2
+    high = max(float(sizes.max()), squares[-1] * 2) * 1.2
+
+    figure = new_figure(1080, 800)
+    axes = figure.subplots()
+    for i, stride in enumerate(settings.strides):
+        width, height = sizes[chosen][levels[chosen] == i].T
+        axes.scatter(
+            width,
+            height,
+            s=12,
+            color=color_of(i),
+            alpha=0.75,
+            linewidths=0.3,
+            edgecolors="0.25",
+            label=f"stride {stride}: {count(int((levels == i).sum()), 'object')}",
+        )
+    # Width times height is constant along the border of two levels: a line in this plot.
+    for square in squares[:-1] * 2**0.5:
+        axes.plot([low, high], [square**2 / low, square**2 / high], color="0.6", linewidth=0.9)
+    for elongation in (3, 6):
+        line: dict[str, Any] = {"color": "0.6", "linewidth": 0.9, "linestyle": ":"}
+        axes.plot([low, high], [low / elongation, high / elongation], **line)
+        axes.plot([low, high], [low * elongation, high * elongation], **line)
+        text: dict[str, Any] = {
+            "textcoords": "offset points",
+            "fontsize": 10,
+            "color": "0.35",
+            "ha": "right",
+        }
+        axes.annotate(f"{elongation}:1", (high, high / elongation), (-4, 2), **text)
+        axes.annotate(f"1:{elongation}", (high / elongation, high), (-4, -12), **text)
+    root = np.array(RPN_RATIOS)[:, None] ** 0.5
+    fixed: dict[str, Any] = {"color": "0.15", "zorder": 4}
+    axes.scatter(
+        squares / root, squares * root, 70, marker="x", label="RPN's other two ratios", **fixed
+    )
+    label = f"squares ({settings.base_scale:g} strides)"
+    axes.scatter(
+        squares, squares, 90, marker="s", facecolors="none", linewidths=2, label=label, **fixed
+    )
+    _scale_by_octaves(axes, low, high)
+    axes.set_xlabel("width (pixels of the network's input)", fontsize=12)
+    axes.set_ylabel("height (pixels of the network's input)", fontsize=12)
+    figure.legend(loc="outside right upper", fontsize=11, frameon=False)
+    note = count(len(boxes), "object") + (
+        "" if len(boxes) <= MAX_POINTS else f", {MAX_POINTS} drawn"
+    )
+    note += "; each belongs to the level whose square is nearest to its size"
+    figure.suptitle(f"{title or 'Shapes of objects'}\n{note}", parse_math=False)
+    return figure_image(figure)
 
 
-def _rank(key: str) -> tuple[int, str]:
-    """The whole loss first, then its parts, the learning rate, and scores."""
-    if key == "total_loss":
-        return 0, key
-    if key.startswith("loss_"):
-        return 1, key
-    return (2 if key == "lr" else 3), key
-
-
-def _running_mean(values: np.ndarray) -> np.ndarray:
-    """Each value with those up to RUNNING_MEAN // 2 before and after it, so that none lags."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    here, half = np.arange(len(values)), RUNNING_MEAN // 2
-    first, last = np.maximum(0, here - half), np.minimum(len(values), here + half + 1)
-    return np.asarray((sums[last] - sums[first]) / (last - first))
+def _scale_by_octaves(axes: Axes, low: float, high: float) -> None:
+    """Two equal logarithmic axes with a tick at each power of two."""
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(base=2, numticks=16))
+        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axis.set_minor_locator(NullLocator())
+    tidy_axes(axes)

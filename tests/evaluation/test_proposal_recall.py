@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,16 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ga_detectron2.evaluation import ProposalRecallEvaluator
+from ga_detectron2.errors import CheckpointError, DataError
+from ga_detectron2.evaluation import (
+    ProposalRecallEvaluator,
+    recall_of_metrics,
+    recall_of_proposals,
+)
 
 SIZE = 400
 
@@ -25,7 +31,7 @@ def register(tmp_path):
     """Registers a data set of boxes (x, y, w, h) by image; undone after the test."""
     names = []
 
-    def register(boxes_by_image: dict[int, list], crowds: tuple = ()) -> str:
+    def register(boxes_by_image: dict, crowds: tuple = (), first_id: int = 1) -> str:
         name = f"proposal_recall_{tmp_path.name}_{len(names)}"
         annotations = [
             (image_id, box) for image_id, boxes in boxes_by_image.items() for box in boxes
@@ -39,7 +45,7 @@ def register(tmp_path):
             "categories": [{"id": 7, "name": "a"}, {"id": 3, "name": "b"}],
             "annotations": [
                 {
-                    "id": n + 1,
+                    "id": n + first_id,
                     "image_id": image_id,
                     "category_id": (3, 7)[n % 2],
                     "bbox": list(map(float, box)),
@@ -203,3 +209,50 @@ def test_without_annotations_there_is_no_score(register) -> None:
     evaluator = ProposalRecallEvaluator(name)
     evaluator.reset()
     assert evaluator.evaluate() == {}
+
+
+def test_perfect_proposals_with_annotation_ids_from_0_and_any_image_ids(register) -> None:
+    # pycocotools takes a match with annotation 0 for none; image ids may be text or beyond 2^53.
+    gt = {f"image {i}": [[10, 10, 50, 50]] for i in range(3)}
+    gt |= {2**60 + i: [[10, 10, 50, 50]] for i in range(3)}
+    found = {image_id: (boxes, [1.0]) for image_id, boxes in gt.items()}
+    assert run(ProposalRecallEvaluator(register(gt, first_id=0)), found)["AR@100"] == 100
+
+
+def test_recall_of_metrics_is_the_last_of_each_limit(tmp_path) -> None:
+    rows = [
+        {"iteration": 9, "proposal_recall/AR@100": 10.0, "proposal_recall/AR@10": 5.0},
+        {"iteration": 19, "proposal_recall/AR@100": 20.0, "proposal_recall/ARs@100": 1.0}
+        | {"box_proposals/AR@100": 99.0},
+    ]
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert recall_of_metrics(str(tmp_path)) == {10: 5.0, 100: 20.0}
+    path.write_text(json.dumps({"iteration": 9, "total_loss": 1.0}))
+    with pytest.raises(DataError, match=r"metrics\.json: no recall of proposals"):
+        recall_of_metrics(str(path))
+
+
+@pytest.mark.parametrize("mode", [BoxMode.XYXY_ABS, BoxMode.XYWH_ABS])
+def test_recall_of_stored_proposals(register, tmp_path, mode) -> None:
+    name = register({0: [[10, 10, 40, 20], [50, 5, 20, 50]], 1: []})
+    json_file = MetadataCatalog.get(name).json_file
+    # Both boxes, the second after a wrong one: a single proposal finds one of them.
+    boxes = np.array([[10, 10, 40, 20], [0, 0, 5, 5], [50, 5, 20, 50]], dtype=np.float32)
+    boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, mode)
+    content = {
+        "boxes": [boxes, boxes[:0]],
+        "objectness_logits": [np.array([3.0, 2.0, 1.0], dtype=np.float32), np.zeros(0)],
+        "ids": [0, 1],
+        "bbox_mode": mode.value,
+    }
+    path = tmp_path / "box_proposals.pkl"
+    path.write_bytes(pickle.dumps(content))
+    recall = recall_of_proposals(str(path), json_file, limits=(1, 2, 3))
+    assert recall == pytest.approx({1: 50, 2: 50, 3: 100})
+    path.write_bytes(pickle.dumps({"boxes": []}))
+    with pytest.raises(DataError, match="not a file of proposals"):
+        recall_of_proposals(str(path), json_file, (1,))
+    path.write_bytes(pickle.dumps({"boxes": print}))
+    with pytest.raises(CheckpointError):
+        recall_of_proposals(str(path), json_file, (1,))

@@ -1,4 +1,4 @@
-"""Boxes in pictures: where they are drawn, and which."""
+"""Boxes in pictures: which are drawn, and where."""
 
 import numpy as np
 import pytest
@@ -7,86 +7,81 @@ from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 from ga_detectron2.visualization import (
     anchors_of_image,
-    best_anchors,
     draw_ground_truth,
     draw_guided_anchors,
     draw_predictions,
     ground_truth_of,
-    measure_shapes,
     select_anchors,
 )
 from ga_detectron2.visualization.canvas import Canvas
 
-from .batch import BASE_SCALE, SETTINGS, SIZES, STRIDES, make_guided
+from .batch import SIZES, make_guided
 
 GREY = np.full((60, 80, 3), 127, np.uint8)
 
 
 def drawn_box(picture: np.ndarray, scale: float) -> np.ndarray:
-    """Where the picture, a grey one but for one box, was drawn on: x1, y1, x2, y2 unscaled."""
+    """Bounds x1, y1, x2, y2, unscaled, of what was drawn on a grey picture."""
     rows, columns = np.nonzero((picture != 127).any(axis=2))
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / scale
 
 
 def one_anchor(cell: int, width: float, height: float):
-    """A batch of one image, where one cell alone is likely; its anchor is that much of a square."""
+    """An image with one likely cell, whose anchor has these sides relative to the square."""
     cells = sum(h * w for h, w in SIZES)
     logits, deltas = torch.full((1, cells), -9.0), torch.zeros(1, cells, 2)
     logits[0, cell] = 2.0
     deltas[0, cell] = torch.tensor([width, height]).log()
-    return make_guided(logits, deltas)
+    return anchors_of_image(make_guided(logits, deltas), (30, 40))
 
 
 @pytest.mark.parametrize("scale", [4.0, 7.5])
-def test_an_anchor_is_drawn_at_scaled_coordinates(scale) -> None:
+def test_anchor_is_drawn_at_scaled_coordinates(scale) -> None:
     # Row 2, column 3 of stride 8: centre (24, 16), square 32, so 16 by 24 in the network's input.
-    guided = one_anchor(2 * 8 + 3, 0.5, 0.75)
-    picture = draw_guided_anchors(GREY, guided, (30, 40), threshold=0.5, scale=scale)
+    anchors = one_anchor(2 * 8 + 3, 0.5, 0.75)
+    picture = draw_guided_anchors(GREY, anchors, threshold=0.5, scale=scale)
     assert picture.shape == (60 * scale, 80 * scale, 3)
     # The image is twice as large as the network's input.
     expected = np.array([16, 4, 32, 28]) * 2
-    # A line and its dark edge are a few pixels of the picture wide, half of them outside.
+    # A line and its dark edge are a few pixels wide, half of them outside.
     np.testing.assert_allclose(drawn_box(picture, scale), expected, atol=4 / scale)
 
 
-def test_an_anchor_beyond_the_image_leaves_the_picture_as_large_as_it_was() -> None:
-    picture = draw_guided_anchors(GREY, one_anchor(0, 1.0, 1.0), (30, 40), threshold=0.5, scale=4)
+def test_anchor_beyond_the_image_is_cut_off() -> None:
+    picture = draw_guided_anchors(GREY, one_anchor(0, 1.0, 1.0), threshold=0.5, scale=4)
     assert picture.shape == (240, 320, 3)
     np.testing.assert_allclose(drawn_box(picture, 4), [0, 0, 32, 32], atol=1)
 
 
-def test_the_likeliest_kept_cells_are_chosen(guided) -> None:
-    anchors = anchors_of_image(guided, 0, (40, 56), (40, 56))
+def test_likeliest_kept_cells_are_selected(guided) -> None:
+    anchors = anchors_of_image(guided, (40, 56))
     probability = guided.loc_logits[0].sigmoid()
     threshold = float(probability.sort().values[20])
     selected = select_anchors(anchors, threshold, 7)
-    assert selected.num_kept == len(probability) - 20  # a probability equal to it passes
-    assert selected.num_cells == len(probability)
-    assert selected.cells.tolist() == probability.topk(7).indices.tolist()
-    assert len(select_anchors(anchors, threshold).cells) == selected.num_kept
-    assert len(select_anchors(anchors, 1.1).cells) == 0
+    assert selected.tolist() == probability.topk(7).indices.tolist()
+    # A probability equal to the threshold passes.
+    assert len(select_anchors(anchors, threshold)) == len(probability) - 20
 
 
-def test_anchors_that_differ_little_are_chosen_once(guided) -> None:
-    anchors = anchors_of_image(guided, 0, (40, 56), (40, 56))
-    cells = select_anchors(anchors, 0.05, max_overlap=0.5).cells
-    boxes = [Boxes(guided.anchors[0][x]) for x in (cells, slice(None))]
-    overlap = pairwise_iou(*boxes)
+def test_no_kept_cell_draws_nothing(guided) -> None:
+    anchors = anchors_of_image(guided, (30, 40))
+    assert (draw_guided_anchors(GREY, anchors, threshold=1.0) == GREY).all()
+
+
+def test_similar_anchors_are_selected_once(guided) -> None:
+    anchors = anchors_of_image(guided, (40, 56))
+    cells = select_anchors(anchors, 0.05, max_overlap=0.5)
+    overlap = pairwise_iou(*(Boxes(guided.anchors[0][x]) for x in (cells, slice(None))))
     assert (overlap[:, cells].triu(diagonal=1) <= 0.5).all()
-    # Whatever is left out passes no filter, or overlaps with a likelier one that is chosen.
+    # Whatever is left out fails the filter, or overlaps with a likelier one that is selected.
     probability = guided.loc_logits[0].sigmoid()
-    left_out = sorted(set(range(len(probability))) - set(cells.tolist()))
     hidden = 0
-    for cell in left_out:
+    for cell in set(range(len(probability))) - set(cells.tolist()):
         likelier = probability[cells] >= probability[cell]
         is_hidden = (overlap[likelier, cell] > 0.5).any()
         assert is_hidden or probability[cell] < 0.05
         hidden += bool(is_hidden)
     assert hidden > 5
-
-
-def test_no_cell_left_is_no_error(guided) -> None:
-    assert (draw_guided_anchors(GREY, guided, (30, 40), threshold=1.0) == GREY).all()
 
 
 def detections() -> Instances:
@@ -97,7 +92,7 @@ def detections() -> Instances:
     return instances
 
 
-def test_a_detection_is_drawn_at_scaled_coordinates() -> None:
+def test_detection_is_drawn_at_scaled_coordinates() -> None:
     picture = draw_predictions(GREY, detections(), score_thresh=0.5, scale=8)
     # The label lies within so large a box.
     np.testing.assert_allclose(drawn_box(picture, 8), [10, 12, 50, 40], atol=0.5)
@@ -111,7 +106,7 @@ def test_detections_below_the_threshold_are_left_out() -> None:
     assert (draw_predictions(GREY, detections(), score_thresh=1.0) == GREY).all()
 
 
-def test_the_score_of_a_proposal_is_a_probability() -> None:
+def test_score_of_a_proposal_is_a_probability() -> None:
     proposals = Instances((60, 80))
     proposals.proposal_boxes = detections().pred_boxes
     proposals.objectness_logits = torch.tensor([0.0, 3.0])
@@ -120,28 +115,12 @@ def test_the_score_of_a_proposal_is_a_probability() -> None:
     assert (draw_predictions(GREY, proposals, score_thresh=0.5, scale=4) != second).any()
 
 
-def test_masks_and_keypoints_follow_the_scale() -> None:
+def test_masks_and_keypoints_are_scaled() -> None:
     instances = detections()[:1]
     instances.pred_masks = torch.zeros(1, 60, 80, dtype=torch.bool)
     instances.pred_masks[0, 15:35, 60:75] = True
     picture = draw_predictions(GREY, instances, scale=4)
     np.testing.assert_allclose(drawn_box(picture, 4), [10, 12, 75, 40], atol=1.5)
-
-
-def test_other_instances_are_refused() -> None:
-    with pytest.raises(ValueError, match="neither scores nor objectness_logits"):
-        draw_predictions(GREY, Instances((60, 80), gt_classes=torch.zeros(1)))
-
-
-@pytest.mark.parametrize("position", [(79 * 4, 59 * 4), (-20, -20), (100, 230)])
-def test_a_label_lies_within_the_picture(position) -> None:
-    canvas = Canvas(GREY, scale=4)
-    canvas.draw_text("triangle 100%", position, horizontal_alignment="left")
-    extent = canvas.output.ax.texts[0].get_window_extent(canvas.output.canvas.get_renderer())
-    assert extent.x0 >= 0
-    assert extent.y0 >= 0
-    assert extent.x1 <= 320
-    assert extent.y1 <= 240
 
 
 def test_ground_truth_has_no_crowds() -> None:
@@ -158,32 +137,6 @@ def test_ground_truth_has_no_crowds() -> None:
     assert truth.gt_classes.tolist() == [2]
     picture = draw_ground_truth(GREY, truth, scale=8)
     np.testing.assert_allclose(drawn_box(picture, 8), [10, 12, 50, 40], atol=0.5)
-    assert len(ground_truth_of({}, GREY)) == 0
-
-
-def test_shapes_are_measured_at_the_nearest_cell_of_the_objects_level() -> None:
-    # Row 2, column 3 of the first level; and row 1, column 2 of the second, with a square of 64.
-    first, second = 2 * 8 + 3, 6 * 8 + 1 * 4 + 2
-    guided = one_anchor(first, 0.5, 0.75)
-    guided.shape_deltas[0, second] = torch.tensor([1.0, 0.5]).log()
-    guided = make_guided(guided.loc_logits, guided.shape_deltas)
-    truth = torch.tensor([[17.0, 5, 33, 29], [0, 0, 64, 32]])  # off by (1, 1), and on (32, 16)
-    shapes = measure_shapes(guided, truth, SETTINGS)
-    np.testing.assert_allclose(shapes.truth, [[16, 24], [64, 32]])
-    np.testing.assert_allclose(shapes.guided, [[16, 24], [64, 32]], rtol=1e-5)
-    assert shapes.square.tolist() == [BASE_SCALE * s for s in STRIDES]
-    shared = 15 * 23
-    np.testing.assert_allclose(shapes.guided_iou, [shared / (2 * 16 * 24 - shared), 1], rtol=1e-5)
-    # The square of 64 reaches to (0, -16), (64, 48).
-    np.testing.assert_allclose(shapes.square_iou[1], 0.5, rtol=1e-5)
-
-
-def test_best_anchors_are_those_of_highest_iou() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30]])
-    anchors = torch.tensor([[20.0, 20, 40, 40], [0, 0, 10, 5], [0, 0, 10, 9]])
-    best, iou = best_anchors(boxes, anchors)
-    assert best.tolist() == [2, 0]
-    np.testing.assert_allclose(iou, [0.9, 0.5])
 
 
 def label_extents(canvas: Canvas) -> list:
@@ -191,15 +144,30 @@ def label_extents(canvas: Canvas) -> list:
     return [text.get_window_extent(renderer) for text in canvas.output.ax.texts]
 
 
-def test_labels_of_neighbours_do_not_hide_each_other() -> None:
+@pytest.mark.parametrize("position", [(79 * 4, 59 * 4), (-20, -20), (100, 230)])
+def test_label_lies_within_the_picture(position) -> None:
+    canvas = Canvas(GREY, scale=4)
+    canvas.draw_text("triangle 100%", position, horizontal_alignment="left")
+    (extent,) = label_extents(canvas)
+    assert extent.x0 >= 0
+    assert extent.y0 >= 0
+    assert extent.x1 <= 320
+    assert extent.y1 <= 240
+
+
+def test_labels_of_neighbours_do_not_overlap() -> None:
     canvas = Canvas(np.full((100, 120, 3), 127, np.uint8), scale=4)
     for x, y in ((200, 200), (210, 205), (150, 195), (205, 210)):
         canvas.draw_text("triangle 52%", (x, y), horizontal_alignment="left")
     extents = label_extents(canvas)
     for i, one in enumerate(extents):
-        for other in extents[:i]:
-            assert not one.overlaps(other)
-    # Where all places nearby are taken, a label stays where it is wanted.
-    for _ in range(20):
-        canvas.draw_text("triangle 52%", (200, 200), horizontal_alignment="left")
-    assert canvas.output.ax.texts[-1].get_position() == (200, 200)
+        assert not any(one.overlaps(other) for other in extents[:i])
+
+
+@pytest.mark.parametrize("name", ["$5^$ note", "Ba$$in", r"\frac{", "a_b^c"])
+def test_special_characters_in_class_names_are_drawn_as_they_are(name) -> None:
+    canvas = Canvas(GREY, scale=4)
+    canvas.draw_text(name, (10, 10), horizontal_alignment="left")
+    (text,) = canvas.output.ax.texts
+    assert not text.get_parse_math()
+    assert (canvas.image() != 127).any()

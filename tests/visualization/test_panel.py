@@ -1,19 +1,22 @@
-"""Panels and overviews: what they hold, and how large they are."""
+"""Panels and overviews: what they contain, and that it is legible."""
 
-import cv2
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 
 from ga_detectron2 import atomic
 from ga_detectron2.visualization import (
-    compose_panel,
+    anchors_of_image,
     make_overview,
     make_panel,
     make_tiles,
     save_image,
 )
+from ga_detectron2.visualization.panel import panel_figure
 
 from .batch import INPUT_SIZE as INPUT
 
@@ -24,9 +27,7 @@ def everything(guided) -> dict:
     boxes = Boxes(torch.tensor([[10.0, 10, 60, 50], [30, 20, 90, 80]]))
     classes = torch.tensor([0, 1])
     return {
-        "guided": guided,
-        "input_size": INPUT,
-        "index": 1,
+        "anchors": anchors_of_image(guided, INPUT, 1),
         "ground_truth": Instances(size, gt_boxes=boxes, gt_classes=classes),
         "proposals": Instances(size, proposal_boxes=boxes, objectness_logits=torch.zeros(2)),
         "detections": Instances(
@@ -36,7 +37,7 @@ def everything(guided) -> dict:
     }
 
 
-def test_titles_say_how_much_of_how_much_is_drawn(image, everything, guided) -> None:
+def test_titles_report_numbers(image, everything, guided) -> None:
     tiles = make_tiles(image, max_anchors=3, max_proposals=1, **everything)
     titles = {tile.name: tile.title for tile in tiles}
     probability = guided.loc_logits[1].sigmoid()
@@ -52,76 +53,67 @@ def test_titles_say_how_much_of_how_much_is_drawn(image, everything, guided) -> 
     assert levels[0].endswith(f"{first}/48 pass")
     location = next(tile for tile in tiles if tile.name == "location")
     assert location.color_bar is not None
-    assert location.color_bar.norm.vmin == 0
     assert location.color_bar.norm.vmax >= probability.max()
-    assert f"{kept} of 60 cells pass" in location.color_bar.label
+    assert f"{kept} of 60 cells pass the filter" in location.color_bar.label
     legend = next(tile for tile in tiles if tile.name == "anchors").legend
     assert sum(int(text.partition("(")[2][:-1]) for _, text in legend) == 3
 
 
-def test_what_is_not_there_is_left_out(image, everything) -> None:
+def test_missing_results_are_left_out(image, everything) -> None:
     names = [tile.name for tile in make_tiles(image, detections=everything["detections"])]
     assert names == ["detections"]
     with pytest.raises(ValueError, match="nothing to show"):
         make_panel(image)
     with pytest.raises(ValueError, match="cannot show 'anchor', only image, ground_truth"):
         make_tiles(image, show=["anchor"])
-    with pytest.raises(ValueError, match="input_size is missing"):
-        make_tiles(image, guided=everything["guided"])
 
 
-def test_a_panel_holds_its_tiles_pixel_for_pixel(image, everything) -> None:
-    tiles = make_tiles(image, side=200, **everything)
-    panel = compose_panel(tiles, "title")
-    assert panel.dtype == np.uint8
-    for tile in tiles:
-        if not tile.small:
-            score = cv2.matchTemplate(panel, tile.image, cv2.TM_SQDIFF)
-            row, column = np.unravel_index(score.argmin(), score.shape)
-            height, width = tile.image.shape[:2]
-            found = panel[row : row + height, column : column + width]
-            assert (found == tile.image).all(), tile.name
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(100, 140), (20, 300), (300, 20), (1, 1)])
+def test_panel_shows_all_tiles_without_overlaps(shape, everything) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    tiles = make_tiles(image, **everything)
+    figure = panel_figure(tiles, "a title with $ and _")
+    figure.canvas.draw()
+    axes = [x for x in figure.findobj(lambda x: hasattr(x, "images")) if x.images]
+    drawn = [x.images[0].get_array() for x in axes]
+    assert all(any(np.array_equal(tile.image, x) for x in drawn) for tile in tiles)
+    boxes = [x.get_window_extent() for x in axes]
+    texts = [x._left_title.get_window_extent() for x in axes if x._left_title.get_text()]
+    for i, box in enumerate(boxes):
+        assert figure.bbox.padded(1).containsx(box.x0)
+        assert figure.bbox.padded(1).containsx(box.x1)
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert not any(box.padded(-1).overlaps(text) for text in texts)
+    for i, text in enumerate(texts):
+        assert not any(text.overlaps(other) for other in texts[:i])
 
 
-def test_an_overview_has_a_row_for_each_image(image, everything) -> None:
+def test_overview_has_a_row_for_each_image(image, everything) -> None:
     row = make_tiles(image, side=100, **everything)
     one = make_overview([row], ["a"])
     three = make_overview([row, row, row], ["a", "b", "c"], "title")
-    assert three.shape[1] == one.shape[1]
+    assert abs(three.shape[1] - one.shape[1]) < 100
     assert three.shape[0] > 2.5 * one.shape[0] - 100
-    with pytest.raises(ValueError, match="must show the same: ground_truth"):
-        make_overview([row, row[1:]])
-    with pytest.raises(ValueError, match="nothing to show"):
-        make_overview([])
 
 
-@pytest.mark.parametrize("shape", [(20, 300, 3), (300, 20, 3), (1, 1, 3)])
-def test_narrow_images(shape, guided) -> None:
-    image = np.zeros(shape, np.uint8)
-    panel = make_panel(image, guided=guided, input_size=INPUT, index=1)
-    assert panel.ndim == 3
-
-
-def test_images_are_written_as_they_are(tmp_path, image) -> None:
-    path = tmp_path / "new" / "picture.png"
+def test_image_file_holds_the_image(tmp_path, image) -> None:
+    # Bytes that are not UTF-8 may be in any path.
+    path = tmp_path / "nonutf\udcff" / "picture\udcff.png"
     save_image(image, str(path))
-    assert (cv2.imread(str(path))[:, :, ::-1] == image).all()
-    with pytest.raises(OSError, match="not one of an image"):
+    assert (np.asarray(Image.open(path)) == image).all()
+    with pytest.raises(OSError, match="not that of an image"):
         save_image(image, str(tmp_path / "picture.txt"))
 
 
-def test_a_name_need_not_be_text_and_a_full_disk_is_told(tmp_path, image, monkeypatch) -> None:
-    path = tmp_path / "nonutf\udcff" / "picture\udcff.png"
+def test_full_disk_leaves_the_old_file(tmp_path, image, monkeypatch) -> None:
+    path = tmp_path / "picture.png"
     save_image(image, str(path))
     kept = path.read_bytes()
-    assert (cv2.imdecode(np.frombuffer(kept, np.uint8), 1)[:, :, ::-1] == image).all()
-
-    def full(*_args: object) -> object:
-        return open("/dev/full", "wb")
-
-    monkeypatch.setattr(atomic, "open", full, raising=False)
+    full = Path("/dev/full")
+    monkeypatch.setattr(atomic, "open", lambda *_: full.open("wb"), raising=False)
     with pytest.raises(OSError, match="No space left on device") as error:
-        save_image(image, str(path))
+        save_image(image[::-1], str(path))
     assert error.value.filename == str(path)
     assert path.read_bytes() == kept
     assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,99 @@
+"""Images of datasets with their objects, and pictures of their targets."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Boxes, Instances
+
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.check.objects import InputSize, take_objects
+from ga_detectron2.data.images import read_rgb
+from ga_detectron2.errors import DataError
+from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
+
+from .boxes import ground_truth_of
+from .targets import make_target_panel
+
+logger = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """An image of a dataset.
+
+    Attributes:
+        dataset: its name.
+        name: of the image file, without folder and extension.
+        image: (H, W, 3) uint8 RGB.
+        ground_truth: ``gt_boxes`` and ``gt_classes``, no crowds.
+    """
+
+    dataset: str
+    name: str
+    image: np.ndarray
+    ground_truth: Instances
+
+
+def first_records(datasets: Sequence[str], number: int) -> list[tuple[str, dict[str, Any]]]:
+    """Records of the first images of registered datasets, each with the name of its dataset."""
+    return [(name, x) for name in datasets for x in DatasetCatalog.get(name)][:number]
+
+
+def read_samples(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Sample]:
+    """Read the images of records from :func:`first_records`.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    for dataset, record in records:
+        image = read_rgb(record["file_name"])
+        name = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        yield Sample(dataset, name, image, ground_truth_of(record, image))
+
+
+def draw_dataset_targets(
+    data: CocoFile, input_size: InputSize, settings: GuidedAnchoring, number: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Targets of images with objects, spread evenly over a dataset.
+
+    An image that cannot be read is left out with a warning.
+
+    Args:
+        data: the dataset.
+        input_size: to which images are resized.
+        settings: of the model.
+        number: maximum number of images.
+
+    Yields:
+        a name for the file, without extension, and the picture (H, W, 3) uint8 RGB.
+    """
+    objects = take_objects(data, input_size)
+    with_objects = objects.image_of.unique()
+    steps = torch.linspace(0, len(with_objects) - 1, min(number, len(with_objects))).round().long()
+    classes = {x["id"]: i for i, x in enumerate(data.categories)}
+    metadata = Metadata().set(thing_classes=[x["name"] for x in data.categories])
+    for index in with_objects[steps].tolist():
+        try:
+            image = read_rgb(data.path_of(index))
+        except DataError as error:
+            logger.warning(f"Not drawn: {error}")
+            continue
+        height, width = input_size.resize(*image.shape[:2])
+        chosen = objects.image_of == index
+        boxes = Boxes(objects.boxes[chosen].clone())
+        boxes.scale(image.shape[1] / width, image.shape[0] / height)
+        labels = [
+            classes[data.annotations[i]["category_id"]]
+            for i in objects.annotation_of[chosen].tolist()
+        ]
+        truth = Instances(image.shape[:2], gt_boxes=boxes, gt_classes=torch.tensor(labels))
+        name = os.path.splitext(data.images[index]["file_name"])[0]
+        picture = make_target_panel(
+            image, truth, (height, width), settings, metadata, f"{data.name}: {name}"
+        )
+        yield name.replace("\\", "/").strip("/.").replace("/", "_"), picture
