@@ -11,8 +11,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.structures import Boxes, Instances
 
-from ga_detectron2.data.coco import CocoFile
 from ga_detectron2.data.check.objects import InputSize, take_objects
+from ga_detectron2.data.coco import CocoFile
 from ga_detectron2.data.images import read_rgb
 from ga_detectron2.errors import DataError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
