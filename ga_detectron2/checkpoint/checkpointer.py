@@ -6,6 +6,7 @@ import io
 import os
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -64,18 +65,18 @@ class GACheckpointer(DetectionCheckpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         path = os.path.join(self.save_dir, f"{name}.pth")
-        states = {key: item.state_dict() for key, item in self.checkpointables.items()}
-        content = {"model": self.model.state_dict(), **_as_plain({**states, **kwargs})}
-        for key in {**states, **kwargs}:
+        states = {key: item.state_dict() for key, item in self.checkpointables.items()} | kwargs
+        states = _map_state(_as_plain, states)
+        for key, state in states.items():
             try:
-                _check_loadable(content[key])
+                _check_loadable(state)
             except CheckpointError as error:
                 raise CheckpointError(
                     f"{path}: not written, since it could not be loaded again: '{key}' {error}"
                 ) from error
         self.logger.info(f"Saving checkpoint to {path}")
         try:
-            save_content(content, path)
+            save_content({"model": self.model.state_dict(), **states}, path)
             self.tag_last_checkpoint(os.path.basename(path))
         except OSError as error:
             last = os.path.basename(self.get_checkpoint_file())
@@ -155,9 +156,7 @@ class GACheckpointer(DetectionCheckpointer):
             except (CheckpointError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 failures.append(f"{file}: {reason}")
-                self.logger.warning(
-                    f"Cannot resume from {failures[-1]}. Trying the checkpoint before"
-                )
+                self.logger.warning(f"Cannot resume from {failures[-1]}")
                 continue
             if failures:
                 self.logger.warning(f"Resuming from an earlier checkpoint: {file}")
@@ -218,11 +217,12 @@ class GACheckpointer(DetectionCheckpointer):
                 "network, or download it elsewhere and set MODEL.WEIGHTS to the local file"
             ) from error
         finally:
-            self._parsed_url_during_load = self._read = None
+            self._parsed_url_during_load = None
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        is_read = self._read is not None and self._read[0] == filename
-        content = self._read[1] if self._read and is_read else read_checkpoint(filename)
+        (path, content), self._read = self._read or ("", {}), None
+        if path != filename:
+            content = read_checkpoint(filename)
         query = self._parsed_url_during_load.query if self._parsed_url_during_load else ""
         for key, values in parse_qs(query).items():
             if key != "matching_heuristics" or values not in (["True"], ["False"]):
@@ -264,30 +264,23 @@ class GACheckpointer(DetectionCheckpointer):
         return incompatible
 
 
+def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
+    """Apply a function to the keys and values in dictionaries, lists and tuples."""
+    if type(state) is dict:
+        return {function(key): _map_state(function, value) for key, value in state.items()}
+    if type(state) in (list, tuple):
+        return type(state)(_map_state(function, value) for value in state)
+    return function(state)
+
+
 def _as_plain(value: Any) -> Any:
-    """A copy of a state with plain numbers in place of numpy's, which a safe load refuses."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) is dict:
-        return {_as_plain(key): _as_plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_as_plain, value))
-    return value
+    """A number of Python in place of one of numpy, which a safe load refuses."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_loadable(value: Any) -> None:
+def _check_loadable(state: Any) -> None:
     """Save and load a state, without its tensors."""
-
-    def without_tensors(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return None
-        if type(value) is dict:
-            return {key: without_tensors(item) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(map(without_tensors, value))
-        return value
-
     buffer = io.BytesIO()
-    torch.save(without_tensors(value), buffer)
+    torch.save(_map_state(lambda v: None if isinstance(v, torch.Tensor) else v, state), buffer)
     buffer.seek(0)
     load_torch(buffer)

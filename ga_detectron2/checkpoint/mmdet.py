@@ -1,17 +1,14 @@
 """MMDetection's names of tensors, and ours.
 
-The whole correspondence stands in the tables below, one line for each kind of tensor, in a form
-that reads in both directions. Names are matched from end to end: what no line describes is
-refused, so that a tensor is never left out, or put into a wrong place, in silence.
+The tables below have one line for each kind of tensor and are read in both directions. A name that
+no line describes is refused, so that no tensor is left out, or put into a wrong place, silently.
+Tensors stay as they are:
 
-The tensors themselves stay as they are. Where one might expect otherwise:
-
-- MMDetection since version 2 counts the classes of its ROI heads as detectron2 does, foreground
-  first and background last, so ``fc_cls`` needs no turning.
-- ``fc_reg`` is laid out as (class, 4) with (dx, dy, dw, dh), and ``shared_fcs.0`` reads a ROI's
-  features flattened from (C, H, W): both as in detectron2.
-- A frozen batch norm keeps weight, bias, mean and variance. Only ``num_batches_tracked``, which
-  no result depends on, is dropped.
+- MMDetection since version 2 counts the classes of its ROI heads as detectron2 does, background
+  last.
+- ``fc_reg`` has the layout (class, 4) with (dx, dy, dw, dh), and ``shared_fcs.0`` reads features
+  flattened from (C, H, W), both as in detectron2.
+- A frozen batch norm keeps weight, bias, mean and variance; ``num_batches_tracked`` is dropped.
 """
 
 import re
@@ -30,8 +27,8 @@ __all__ = ["convert_mmdet_names", "convert_mmdet_state_dict", "find_mmdet_names"
 
 # -- The tables --------------------------------------------------------------------------------
 #
-# A line has MMDetection's name within its part of a model, and our name in the whole model, or
-# None where a tensor is not needed. {field} stands for what _FIELDS says, the same on both sides;
+# A line has MMDetection's name within its part of a model, and our name in the whole model, or None
+# for a tensor that is not needed. {field} stands for a value in _FIELDS, the same on both sides;
 # {field+2} and {field*2} for that number plus, or times, two.
 
 _Line = tuple[str, str | None]
@@ -73,7 +70,7 @@ _BACKBONE: Sequence[_Line] = (
     ),
     ("layer{stage}.{block}.downsample.1.num_batches_tracked", None),
 )
-# A network trained on ImageNet ends in a classifier, which a detector has no use for.
+# The classifier of a network trained on ImageNet.
 _CLASSIFIER: Sequence[_Line] = (("fc.{param}", None),)
 
 _PYRAMID_FROM_C2: Sequence[_Line] = (
@@ -101,7 +98,7 @@ _RPN_HEAD: Sequence[_Line] = (
     ("conv_reg.{param}", "proposal_generator.rpn_head.anchor_deltas.{param}"),
 )
 _RETINANET_HEAD: Sequence[_Line] = (
-    # Our towers hold a ReLU after each convolution, so every second place is a convolution's.
+    # In our towers, a ReLU follows each convolution.
     ("cls_convs.{tower}.conv.{param}", "head.cls_subnet.{tower*2}.{param}"),
     ("reg_convs.{tower}.conv.{param}", "head.bbox_subnet.{tower*2}.{param}"),
     ("conv_loc.{param}", "head.anchor_loc.{param}"),
@@ -119,9 +116,8 @@ _ROI_HEAD: Sequence[_Line] = (
     ("fc_reg.{param}", "roi_heads.box_predictor.bbox_pred.{param}"),
 )
 
-# The two kinds of model, GA-RPN (with or without ROI heads) and GA-RetinaNet, with the prefixes
-# that the tensors of each part may have. MMDetection 3 says bbox_head. for the head of an RPN that
-# stands alone, earlier versions rpn_head.
+# The two kinds of model, GA-RPN (with or without ROI heads) and GA-RetinaNet, with the prefixes of
+# their parts. A standalone RPN's head is bbox_head. in MMDetection 3 and rpn_head. before.
 _MODELS: Mapping[str, Sequence[tuple[tuple[str, ...], Sequence[_Line]]]] = {
     "GA-RPN": (
         (("backbone.",), _BACKBONE),
@@ -142,23 +138,23 @@ _PREFIX = re.compile(r"\A(?:backbone|neck|rpn_head|bbox_head|roi_head)\.")
 
 
 def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Give the tensors of an MMDetection model the names that they have in this package's models.
+    """Rename the tensors of an MMDetection model to the names of this package's models.
 
     Args:
-        state_dict: tensors (or numpy arrays) by MMDetection's names: a whole GA-RPN,
-            GA-Faster R-CNN, GA-Fast R-CNN or GA-RetinaNet, or parts of one. Names may all begin
-            with ``module.``. Parts may also come with the names that they have by themselves, as
-            ``rpn_conv.weight`` or ``layer1.0.conv1.weight``; ImageNet weights of a ResNet or
-            ResNeXt (MMDetection's or torchvision's) are such a part. The content of a file,
-            ``state_dict`` beside ``meta`` and ``optimizer``, is taken as well.
+        state_dict: tensors or numpy arrays by MMDetection's names, of a whole GA-RPN, GA-Faster
+            R-CNN, GA-Fast R-CNN or GA-RetinaNet or of parts of one. All names may begin with
+            ``module.``. Names may also be those within a part, such as ``rpn_conv.weight`` or
+            ``layer1.0.conv1.weight``; ImageNet weights of a ResNet or ResNeXt (MMDetection's or
+            torchvision's) are such a part. The content of a file, with ``state_dict`` beside other
+            keys, is accepted as well.
 
     Returns:
-        The same tensors by our names, in the same order, of the same shapes and dtypes. Tensors
-        that no result depends on (``num_batches_tracked``, an ImageNet classifier) are left out.
+        The same tensors by our names, in the same order, without those that no result depends on
+        (``num_batches_tracked``, an ImageNet classifier).
 
     Raises:
-        CheckpointError: (a ValueError) for a name that is not known, a part that can be read in
-            two ways, two names of one tensor, and what is not a dictionary of tensors.
+        CheckpointError: a name is unknown, a part can be read in two ways, two names stand for one
+            tensor, or the argument is not a dictionary of tensors.
     """
     content: Any = state_dict
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
@@ -168,23 +164,13 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
 
 
 def convert_mmdet_names(names: Iterable[str]) -> dict[str, str]:
-    """Find our names for those of all the tensors in an MMDetection file.
-
-    Args:
-        names: as :func:`convert_mmdet_state_dict` takes them.
-
-    Returns:
-        Our names by MMDetection's, in their order, without the tensors that are not needed.
-
-    Raises:
-        CheckpointError: as :func:`convert_mmdet_state_dict`.
-    """
+    """Our names by those of an MMDetection file, see :func:`convert_mmdet_state_dict`."""
     short = {name: name for name in names}
     while short and all(s.startswith("module.") for s in short.values()):
         short = {name: s[len("module.") :] for name, s in short.items()}
 
     with_prefix = any(_PREFIX.match(s) for s in short.values())
-    # Names by the kind of model that is tried. None is for what this kind does not have.
+    # Our names by kind of model and name; None for names that this kind does not have.
     tried: dict[str, dict[str, str | None]] = {}
     for model in _MODELS:
         lines = _lines_of(model, with_prefix)
@@ -205,7 +191,7 @@ def convert_mmdet_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def find_mmdet_names(our_name: str) -> list[str]:
-    """Find the names that a tensor of ours can have in an MMDetection file; [] if it has none."""
+    """The names that a tensor of ours can have in an MMDetection file."""
     result: dict[str, None] = {}
     for model in _MODELS:
         for theirs, ours in _lines_of(model, with_prefix=True):
@@ -224,7 +210,7 @@ _NOT_NEEDED = "(not needed)"
 def _lines_of(
     model: str, with_prefix: bool
 ) -> tuple[tuple[NameTemplate, NameTemplate | None], ...]:
-    """All the lines of one kind of model, ready for use."""
+    """All lines of a kind of model."""
     result = []
     for prefixes, lines in _MODELS[model]:
         if not with_prefix:
@@ -248,7 +234,7 @@ def _convert_name(
 
 
 def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
-    """Say why names fit no kind of model."""
+    """Why names fit no kind of model."""
     names = list(next(iter(tried.values())))
     unknown = [name for name in names if all(found[name] is None for found in tried.values())]
     if unknown:
@@ -257,7 +243,6 @@ def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
             f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection, nor "
             "of a ResNet trained on ImageNet"
         )
-    # Each name fits one kind, but not all of them the same.
     misfits = {model: next(n for n in names if found[n] is None) for model, found in tried.items()}
     reasons = " and ".join(f"'{name}' is not of a {model}" for model, name in misfits.items())
     return f"tensors of different models are mixed: {reasons}"

@@ -1,4 +1,4 @@
-"""Names that differ in numbers alone, described by one line that reads and writes them."""
+"""Templates that read and write names with numbers."""
 
 import re
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ class NameTemplate:
     def __init__(self, text: str, fields: Mapping[str, str]) -> None:
         """
         Args:
-            text: the name with its fields; all else in it stands for itself.
-            fields: a regular expression of the values of each field.
+            text: the name with its fields.
+            fields: a regular expression for the values of each field.
         """
         self.text = text
         self._values = {}
@@ -35,7 +35,7 @@ class NameTemplate:
         self._pattern = re.compile(rf"\A{pattern}{re.escape(text[end:])}\Z")
 
     def read(self, name: str) -> dict[str, str] | None:
-        """Return the values of the fields in ``name``; None where it is not such a name."""
+        """The values of the fields in ``name``; None if it does not match."""
         match = self._pattern.match(name)
         if match is None:
             return None
@@ -53,7 +53,7 @@ class NameTemplate:
         return values
 
     def write(self, values: Mapping[str, str]) -> str:
-        """Return the name in which the fields have these values."""
+        """The name with these values of its fields."""
 
         def fill(match: "re.Match[str]") -> str:
             value = values[match[1]]
