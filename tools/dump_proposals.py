@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""Write a model's proposals for a data set in detectron2's format, for Fast R-CNN.
+"""Write a model's proposals for a dataset in detectron2's format, for Fast R-CNN.
 
     tools/dump_proposals.py --config-file configs/ga_rpn_R_50.yaml --dataset-name coco_2017_train \\
         --output proposals/train.pkl --num-gpus 8 MODEL.WEIGHTS ga://ga_rpn_R_50
 
-The weights are MODEL.WEIGHTS where that is given here, or else the last checkpoint in OUTPUT_DIR.
-The images are divided into shards, and these among the processes, which several machines may have
-if they share the folder of --output (docs/distributed.md). A second run of the same command goes on
-after the last shard that was finished. Boxes are in pixels of the original images; there are
-MODEL.RPN.POST_NMS_TOPK_TEST of them in an image (1000; Fast R-CNN uses 300).
+The weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
+The images are divided into shards, and the shards among the processes, also those of several
+machines if they share the folder of --output (docs/distributed.md). The same command continues
+after the last finished shard. Boxes are in pixels of the original images, with at most
+MODEL.RPN.POST_NMS_TOPK_TEST for an image (1000; Fast R-CNN uses 300).
 
     tools/dump_proposals.py --from-mmdet proposals.pkl --dataset-name coco_2017_train \\
         --output proposals/train.pkl
 
-converts a proposal pickle of MMDetection instead, without executing anything in it.
+converts a proposal file of MMDetection instead, without executing anything in it.
 """
 
 import argparse
@@ -29,10 +29,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from pycocotools.coco import COCO
 
-from ga_detectron2.data.proposal_files import (
-    read_mmdet_proposals,
-    write_proposals,
-)
+from ga_detectron2.data.proposal_files import read_mmdet_proposals, write_proposals
 from ga_detectron2.engine import check_run, load_inference_model, read_inference_config
 from ga_detectron2.engine.command_line import (
     add_config_file,
@@ -51,13 +48,13 @@ from ga_detectron2.engine.processes import (
     use_torchrun,
 )
 from ga_detectron2.engine.proposal_dump import ProposalDump
-from ga_detectron2.engine.run_config import register_arguments
+from ga_detectron2.engine.run_config import check_dataset, register_arguments
 from ga_detectron2.errors import ConfigError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    source = parser.add_argument_group("what proposals are made from")
+    source = parser.add_argument_group("source")
     add_config_file(source, required=False)
     source.add_argument(
         "--from-mmdet", metavar="FILE.pkl", help="convert this file of MMDetection instead"
@@ -65,23 +62,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--dataset-name",
         metavar="NAME",
-        help="the data set (default: the one of DATASETS.TEST; --from-mmdet has no default)",
+        help="the dataset (default: the one of DATASETS.TEST; --from-mmdet has no default)",
     )
     add_dataset(source, "--dataset-name or DATASETS.TEST")
-    target = parser.add_argument_group("where they go")
+    target = parser.add_argument_group("output")
     target.add_argument("--output", required=True, metavar="FILE.pkl", help="the file to write")
     target.add_argument(
         "--shard-size",
         type=at_least(1),
         default=500,
         metavar="N",
-        help="images in a shard, the piece that a second run need not redo (default: 500)",
+        help="images in a shard, which is computed once (default: 500)",
     )
     add_processes(parser.add_argument_group("processes"))
     add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
     if bool(args.config_file) == bool(args.from_mmdet):
-        parser.error("give either --config-file or --from-mmdet")
+        parser.error("exactly one of --config-file and --from-mmdet is needed")
     if args.from_mmdet and not args.dataset_name:
         parser.error("--from-mmdet needs --dataset-name, for the order of the images")
     return args
@@ -95,7 +92,7 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     check_run(cfg, args.num_gpus * args.num_machines, eval_only=True)
     if len(cfg.DATASETS.TEST) > 1:
         names = ", ".join(cfg.DATASETS.TEST)
-        raise ConfigError(f"DATASETS.TEST has several data sets: --dataset-name one of {names}")
+        raise ConfigError(f"DATASETS.TEST has several datasets: choose --dataset-name from {names}")
     return cfg, cfg.DATASETS.TEST[0]
 
 
@@ -106,7 +103,7 @@ def open_dump(args: argparse.Namespace) -> tuple[ProposalDump, CfgNode]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """What every process does."""
+    """The work of each process."""
     setup_logger(distributed_rank=comm.get_rank())
     setup_logger(name="ga_detectron2")  # Every process reports its shards.
     dump, cfg = open_dump(args)
@@ -119,18 +116,18 @@ def work(args: argparse.Namespace) -> None:
 
 def dump_proposals(args: argparse.Namespace) -> None:
     use_torchrun(args)
-    dump, _ = open_dump(args)  # Before any process is started: a mistake is reported once.
+    dump, _ = open_dump(args)  # Mistakes are reported once, before any process is started.
     dump.prepare()
     is_main = args.machine_rank == 0 and (not is_torchrun() or os.environ["RANK"] == "0")
     if dump.is_complete:
         if is_main:
-            print(f"{args.output} is complete already")
+            print(f"{args.output} is already complete")
         return
     missing = len(dump.missing_shards())
     if missing < dump.num_shards and is_main:
-        print(f"{dump.num_shards - missing} of {dump.num_shards} shards are there already")
+        print(f"{dump.num_shards - missing} of {dump.num_shards} shards exist already")
     if missing:
-        # Who has done his part waits for the others.
+        # A process that has finished its part waits for the others.
         run_processes(work, args, timeout=timedelta(days=7))
     if is_main:
         print(f"{args.output}: {dump.merge()} proposals")
@@ -139,11 +136,10 @@ def dump_proposals(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     register_arguments(args.dataset)
     name = args.dataset_name
-    if name not in DatasetCatalog:
-        raise ConfigError(f"--dataset-name: there is no data set '{name}'")
+    check_dataset("--dataset-name", name)
     json_file = MetadataCatalog.get(name).get("json_file")
     if not json_file:
-        raise ConfigError(f"--dataset-name: '{name}' has no JSON that tells the order of images")
+        raise ConfigError(f"--dataset-name: '{name}' has no JSON file with the order of images")
     with contextlib.redirect_stdout(io.StringIO()):
         images = COCO(PathManager.get_local_path(json_file)).dataset["images"]
     proposals = read_mmdet_proposals(args.from_mmdet, [image["id"] for image in images])
@@ -155,7 +151,8 @@ def convert(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("dump_proposals.py", once=True):
-        check_output_file("--output", args.output)
+        inputs = [args.from_mmdet] if args.from_mmdet else []
+        check_output_file("--output", args.output, inputs)
         if args.from_mmdet:
             convert(args)
         else:

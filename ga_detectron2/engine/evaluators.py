@@ -24,7 +24,7 @@ from ga_detectron2.evaluation import ProposalRecallEvaluator
 
 from .build_errors import describe_error
 
-__all__ = ["build_evaluator", "check_evaluator", "check_image_ids", "results_folder"]
+__all__ = ["build_evaluator", "check_evaluator", "check_records", "results_folder"]
 
 NUM_COCO_KEYPOINTS = 17
 
@@ -48,7 +48,6 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         ConfigError: there is no evaluator for this dataset and model.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
-    makes_proposals = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
     if kind == "coco_panoptic_seg" and cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
         log_first_n(
             logging.WARNING,
@@ -56,7 +55,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             "not; to score these, override build_evaluator with detectron2's "
             "COCOPanopticEvaluator and SemSegEvaluator",
         )
-    if kind in ("coco", "coco_panoptic_seg"):
+    makes_proposals = cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"
+    if kind in ("coco", "coco_panoptic_seg") or (kind == "pascal_voc" and makes_proposals):
         coco = COCOEvaluator(
             dataset_name,
             output_dir=output_folder,
@@ -65,39 +65,38 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
         )
         if not makes_proposals:
             return coco
-        limits = cfg.TEST.PROPOSAL_RECALL_LIMITS
-        return DatasetEvaluators([coco, ProposalRecallEvaluator(dataset_name, limits)])
+        recall = ProposalRecallEvaluator(dataset_name, cfg.TEST.PROPOSAL_RECALL_LIMITS)
+        # COCOEvaluator has converted a dataset of Pascal VOC, but cannot score its text ids.
+        return recall if kind == "pascal_voc" else DatasetEvaluators([coco, recall])
     if kind == "lvis":
         return LVISEvaluator(dataset_name, output_dir=output_folder)
-    if kind == "pascal_voc" and not makes_proposals:
+    if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    scored, kinds = (
-        ("proposals", "coco and lvis")
-        if makes_proposals
-        else ("boxes", "coco, coco_panoptic_seg, lvis and pascal_voc")
-    )
     raise ConfigError(
-        f"DATASETS.TEST: '{dataset_name}' has the evaluator type '{kind}'; {scored} can be scored "
-        f'with {kinds}. To train without scores, set DATASETS.TEST "()"'
+        f"DATASETS.TEST: '{dataset_name}' has the evaluator type '{kind}'; boxes can be scored "
+        "with coco, coco_panoptic_seg, lvis and pascal_voc. To train without scores, set "
+        'DATASETS.TEST "()"'
     )
 
 
-def check_image_ids(dataset_name: str) -> None:
-    """Check that the records of a dataset that was registered in Python can be told apart.
+def check_records(dataset_name: str) -> None:
+    """Check the records of a dataset that was registered in Python for what scoring needs.
 
     Raises:
-        ConfigError: a record has no ``image_id``, or two have the same.
+        ConfigError: a record has no ``image_id``, ``height`` or ``width``, or two records have the
+            same ``image_id``.
     """
     if MetadataCatalog.get(dataset_name).get("json_file"):
-        return  # COCO's images have ids.
+        return  # In COCO's format every image has them.
     records = DatasetCatalog.get(dataset_name)
     if not isinstance(records, list):
         return
-    counts = Counter(str(record.get("image_id", "")) for record in records)
-    if "" in counts:
-        raise ConfigError(
-            f"DATASETS.TEST: a record of '{dataset_name}' has no image_id, which scoring needs"
-        )
+    for key in ("image_id", "height", "width"):
+        if any(record.get(key) is None for record in records):
+            raise ConfigError(
+                f"DATASETS.TEST: a record of '{dataset_name}' has no {key}, which scoring needs"
+            )
+    counts = Counter(str(record["image_id"]) for record in records)
     repeated = [image_id for image_id, count in counts.items() if count > 1]
     if repeated:
         raise ConfigError(
@@ -139,9 +138,12 @@ def check_evaluator(cfg: CfgNode, dataset_name: str, evaluator: DatasetEvaluator
                 scoring.params.areaRng = scoring.params.areaRng[:1]
                 scoring.evaluate()
         except Exception as error:
+            reason = describe_error(error)
+            if isinstance(error, KeyError):
+                reason = f"an annotation has no {error}"
             raise ConfigError(
-                f"DATASETS.TEST: '{dataset_name}' cannot be scored ({describe_error(error)}): "
-                f"every annotation needs {fields}"
+                f"DATASETS.TEST: '{dataset_name}' cannot be scored ({reason}): every annotation "
+                f"needs {fields}"
             ) from error
 
 

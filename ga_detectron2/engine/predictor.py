@@ -1,4 +1,4 @@
-"""A trained model that also says what its location and shape branches made of an image."""
+"""Inference on single images, with the outputs of the location and shape branches."""
 
 import contextlib
 import logging
@@ -31,16 +31,16 @@ logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
-    """What a model says of one image. Boxes are in pixels of the image that it was given.
+    """Outputs of a model for one image. Boxes are in pixels of the original image.
 
     Attributes:
-        detections: ``pred_boxes``, ``scores``, ``pred_classes``, ...; None from a ProposalNetwork.
-        proposals: ``proposal_boxes``, ``objectness_logits``; None from a one-stage detector.
-        guided: location, shape and guided anchors, of a batch of this image; None from a model
+        detections: ``pred_boxes``, ``scores``, ``pred_classes``, ...; None for a ProposalNetwork.
+        proposals: ``proposal_boxes``, ``objectness_logits``; None for a one-stage detector.
+        guided: location, shape and guided anchors of a batch of this image; None for a model
             without guided anchors.
-        anchors: (R, 4) tensor of all anchors, in pixels of the network's input: those of
-            ``guided``, or of detectron2's anchor generator.
-        input_size: (height, width) of the image as the network saw it, before padding.
+        anchors: (R, 4) tensor of all anchors in pixels of the resized image: those of ``guided``,
+            or of detectron2's anchor generator.
+        input_size: (height, width) of the resized image, before padding.
     """
 
     detections: Instances | None
@@ -51,12 +51,12 @@ class Prediction(NamedTuple):
 
 
 class GuidedPredictor:
-    """Like detectron2's ``DefaultPredictor``, with proposals and guided anchors in its answer."""
+    """detectron2's ``DefaultPredictor`` with proposals and guided anchors in its output."""
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: of any detectron2 model, with its ``MODEL.WEIGHTS``.
+            cfg: configuration of any detectron2 model, with ``MODEL.WEIGHTS``.
 
         Raises:
             ConfigError: the model cannot be built.
@@ -64,8 +64,8 @@ class GuidedPredictor:
         """
         if cfg.MODEL.LOAD_PROPOSALS:
             raise ConfigError(
-                "MODEL.LOAD_PROPOSALS must be False: proposals from files belong to the images of "
-                "a data set, and a model that reads them has no anchors of its own"
+                "MODEL.LOAD_PROPOSALS must be False: stored proposals belong to the images of a "
+                "dataset"
             )
         self.cfg = cfg.clone()
         self.model = load_inference_model(self.cfg)
@@ -76,7 +76,7 @@ class GuidedPredictor:
 
     @property
     def available(self) -> frozenset[str]:
-        """Which attributes of a :class:`Prediction` its model fills."""
+        """Names of the attributes of :class:`Prediction` that are not None."""
         names = {"anchors"}
         if hasattr(self.model, "proposal_generator"):
             names.add("proposals")
@@ -88,7 +88,7 @@ class GuidedPredictor:
 
     @property
     def location_threshold(self) -> float:
-        """Location probability from which on a cell is kept."""
+        """Location probability from which a cell is kept."""
         return float(self.cfg.MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH)
 
     @torch.no_grad()
@@ -107,8 +107,8 @@ class GuidedPredictor:
             _record(self.model, DefaultAnchorGenerator) as generated,
             _record(self.model, GuidedAnchorRPN, RPN) as generators,
         ):
-            answer = self.model([inputs])[0]
-        proposals = answer.get("proposals")
+            output = self.model([inputs])[0]
+        proposals = output.get("proposals")
         if proposals is None and generators:
             proposals = detector_postprocess(generators[0][0][0], height, width)
         anchors = None
@@ -117,7 +117,7 @@ class GuidedPredictor:
         elif generated:
             anchors = torch.cat([level.tensor for level in generated[0]]).cpu()
         return Prediction(
-            detections=answer.get("instances"),
+            detections=output.get("instances"),
             proposals=proposals,
             guided=guided[0] if guided else None,
             anchors=anchors,
@@ -126,7 +126,7 @@ class GuidedPredictor:
 
 
 def _dataset_of_names(cfg: CfgNode) -> str:
-    """The data set that names the model's classes; no real one if their numbers differ."""
+    """The dataset with the names of the model's classes; an empty one if their numbers differ."""
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
     if not names:
         return "__unused"
@@ -137,8 +137,8 @@ def _dataset_of_names(cfg: CfgNode) -> str:
         check_num_classes(cfg)
     except ValueError as error:
         logger.warning(
-            f"Classes are shown as numbers: {error}, or name the model's own data set by --dataset "
-            "and DATASETS.TEST"
+            f"Classes are shown as numbers: {error}, or choose the model's own dataset with "
+            "--dataset and DATASETS.TEST"
         )
         return "__unused"
     return str(names[0])
@@ -146,7 +146,7 @@ def _dataset_of_names(cfg: CfgNode) -> str:
 
 @contextlib.contextmanager
 def _record(model: nn.Module, *kinds: type[nn.Module]) -> Iterator[list[Any]]:
-    """Collect what the parts of ``model`` that are of these kinds return meanwhile."""
+    """Collect the outputs of modules of these kinds while the context is active."""
     records: list[Any] = []
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output: records.append(output))

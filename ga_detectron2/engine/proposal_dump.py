@@ -1,4 +1,4 @@
-"""Storing a model's proposals for a whole data set, in pieces that a later run need not redo."""
+"""Proposals of a model for a whole dataset, stored in shards so that a run can be continued."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -36,10 +37,10 @@ logger = logging.getLogger(__name__)
 class ProposalDump:
     """A file of proposals that is written shard by shard.
 
-    A shard is a file with the proposals of some consecutive images, in the folder
-    ``OUTPUT.shards``; it appears when it is complete, and is not made again. ``OUTPUT.json`` says
-    what the shards are made of, so that a run with other weights, images or settings does not add
-    to them. Processes share nothing but these files.
+    A shard is a file in the folder ``OUTPUT.shards`` with the proposals of some consecutive images.
+    It appears when it is complete, and later runs keep it. ``OUTPUT.json`` describes the model and
+    the images, so that a run with other weights, images or settings does not add to the shards.
+    Processes share nothing but these files.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class ProposalDump:
         """
         Args:
             output: path of the file of all proposals.
-            cfg: of the model.
-            records: of the data set, in detectron2's format.
+            cfg: configuration of the model.
+            records: records of the dataset, in detectron2's format.
             shard_size: number of images in a shard.
         """
         self._output = output
@@ -64,18 +65,18 @@ class ProposalDump:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the file of all proposals is there."""
+        """Whether the file of all proposals exists."""
         return os.path.isfile(self._output)
 
     def missing_shards(self) -> list[int]:
-        """Numbers of the shards that are not there yet."""
+        """Numbers of the shards that do not exist yet."""
         return [i for i in range(self.num_shards) if not os.path.isfile(self._shard_path(i))]
 
     def prepare(self) -> None:
-        """Make the folder, or find that it is of a run with the same settings.
+        """Create the folder, or check that it belongs to a run with the same settings.
 
         Raises:
-            ConfigError: what is there was made otherwise, or the file cannot be written.
+            ConfigError: existing files are of other settings, or the output cannot be written.
             OSError: the folder cannot be written.
         """
         check_output_file("--output", self._output)
@@ -87,13 +88,13 @@ class ProposalDump:
             differing = [key for key in settings if found.get(key) != settings[key]]
             if differing:
                 raise ConfigError(
-                    f"{self._output}: what is there was made with another {differing[0]} (see "
-                    f"{settings_path}); choose another --output, or delete that file, "
-                    f"{self._folder} and {self._output} to start anew"
+                    f"{self._output}: the existing files were made with another {differing[0]} "
+                    f"(see {settings_path}); choose another --output, or delete that file, "
+                    f"{self._folder} and {self._output} to start from the beginning"
                 )
         elif self.is_complete:
             raise ConfigError(
-                f"{self._output} is there already, and not from this tool: choose another --output"
+                f"{self._output} exists and is not from this tool: choose another --output"
             )
         else:
             os.makedirs(os.path.dirname(os.path.abspath(self._output)), exist_ok=True)
@@ -103,12 +104,12 @@ class ProposalDump:
             os.makedirs(self._folder, exist_ok=True)
 
     def run(self, model: nn.Module, rank: int = 0, num_processes: int = 1) -> None:
-        """Make this process's part of the shards that are missing.
+        """Compute this process's part of the missing shards.
 
         Args:
-            model: with a proposal generator; see :func:`as_proposal_network`.
-            rank: of this process.
-            num_processes: among which the shards are divided.
+            model: model with a proposal generator; see :func:`as_proposal_network`.
+            rank: number of this process.
+            num_processes: number of processes that share the shards.
         """
         network = as_proposal_network(model).eval()
         for shard in range(rank, self.num_shards, num_processes):
@@ -125,7 +126,7 @@ class ProposalDump:
             )
 
     def merge(self) -> int:
-        """Put all shards together into one file, and delete them.
+        """Join all shards into one file, and delete them.
 
         Returns:
             the number of proposals.
@@ -152,7 +153,7 @@ class ProposalDump:
         loader = build_detection_test_loader(
             list(records),
             mapper=NamingDatasetMapper(self._cfg, False),
-            # detectron2's own sampler would divide the images among the processes once more.
+            # detectron2's own sampler would divide the images among the processes again.
             sampler=SequentialSampler(records),
             num_workers=self._cfg.DATALOADER.NUM_WORKERS,
         )
@@ -160,13 +161,14 @@ class ProposalDump:
         for inputs in loader:
             for image, output in zip(inputs, network(inputs), strict=True):
                 proposals = output["proposals"].to("cpu")
-                found.ids.append(image["image_id"])
+                image_id = image["image_id"]  # NumPy text in detectron2's records of Pascal VOC
+                found.ids.append(image_id.item() if isinstance(image_id, np.generic) else image_id)
                 found.boxes.append(proposals.proposal_boxes.tensor.float().numpy())
                 found.objectness_logits.append(proposals.objectness_logits.float().numpy())
         return found
 
     def _settings(self) -> dict[str, str | int]:
-        """What the proposals depend on, by names for people."""
+        """Digests of everything that the proposals depend on, by readable names."""
         model = self._cfg.MODEL.clone()
         model.defrost()
         model.DEVICE = model.WEIGHTS = ""
@@ -189,8 +191,8 @@ def as_proposal_network(model: nn.Module) -> nn.Module:
     """The part of a model that makes proposals, as detectron2's ``ProposalNetwork``.
 
     Args:
-        model: a ``ProposalNetwork``, which is returned as it is, or a ``GeneralizedRCNN``, with
-            which the network shares its modules.
+        model: a ``ProposalNetwork``, which is returned unchanged, or a ``GeneralizedRCNN``, whose
+            modules the returned network shares.
 
     Raises:
         ConfigError: the model makes no proposals.
@@ -199,7 +201,7 @@ def as_proposal_network(model: nn.Module) -> nn.Module:
         return model
     if not isinstance(model, GeneralizedRCNN) or model.proposal_generator is None:
         raise ConfigError(
-            f"{type(model).__name__} makes no proposals here: name the configuration of a model "
+            f"{type(model).__name__} makes no proposals: choose the configuration of a model "
             "with a proposal generator, such as configs/ga_rpn_R_50.yaml"
         )
     return ProposalNetwork(

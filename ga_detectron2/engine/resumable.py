@@ -4,8 +4,6 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
@@ -95,27 +93,11 @@ class ResumableTraining:
         super().run_step()  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the base class and the seed; NumPy values of hooks become plain ones."""
-        state = super().state_dict()  # type: ignore[misc]
-        if "hooks" in state:  # Safe loading refuses NumPy's types.
-            state["hooks"] = _without_numpy(state["hooks"])
-        return {**state, "seed": self.seed}
+        """State of the base class, and the seed."""
+        return {**super().state_dict(), "seed": self.seed}  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of the base class, and its seed unless another one was chosen."""
         super().load_state_dict(state_dict)  # type: ignore[misc]
         if not self.seed_is_chosen:
             self.seed = state_dict.get("seed", self.seed)
-
-
-def _without_numpy(value: Any) -> Any:
-    """A copy with numbers in place of NumPy scalars, and tensors in place of NumPy arrays."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value) if value.dtype.kind in "biuf" else value.tolist()
-    if isinstance(value, dict):
-        return {_without_numpy(k): _without_numpy(v) for k, v in value.items()}
-    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return type(value)(_without_numpy(v) for v in value)
-    return value

@@ -12,7 +12,13 @@ from ga_detectron2.config import add_ga_config
 from ga_detectron2.data import check_num_classes, register_datasets
 from ga_detectron2.errors import ConfigError
 
-__all__ = ["check_run", "load_config", "register_arguments", "use_available_device"]
+__all__ = [
+    "check_dataset",
+    "check_run",
+    "load_config",
+    "register_arguments",
+    "use_available_device",
+]
 
 
 def load_config(
@@ -116,7 +122,7 @@ def _check_datasets(cfg: CfgNode, split: str, required: bool) -> None:
     if required and not names:
         raise ConfigError(f"DATASETS.{split} is empty; name a dataset, such as ga_shapes_val")
     for name in names:
-        _check_dataset(f"DATASETS.{split}", name)
+        check_dataset(f"DATASETS.{split}", name)
     if not cfg.MODEL.LOAD_PROPOSALS:
         return
     key = f"DATASETS.PROPOSAL_FILES_{split}"
@@ -131,7 +137,16 @@ def _check_datasets(cfg: CfgNode, split: str, required: bool) -> None:
             raise ConfigError(f"{key}: there is no file '{file}'")
 
 
-def _check_dataset(key: str, name: str) -> None:
+def check_dataset(key: str, name: str) -> None:
+    """Check that a dataset is registered and that its annotations exist.
+
+    Args:
+        key: key or option that ``name`` is the value of.
+        name: name of a dataset.
+
+    Raises:
+        ConfigError: see above.
+    """
     if name not in DatasetCatalog:
         close = difflib.get_close_matches(str(name), DatasetCatalog.list(), n=1)
         raise ConfigError(

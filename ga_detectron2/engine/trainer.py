@@ -138,7 +138,7 @@ class GATrainer(ResumableTraining, DefaultTrainer):
             ConfigError, DataError: a dataset cannot be loaded or scored.
         """
         for name in cfg.DATASETS.TEST:
-            evaluators.check_image_ids(name)
+            evaluators.check_records(name)
             cls.build_test_loader(cfg, name)
             with errors_name(f"DATASETS.TEST: the evaluator of '{name}'"):
                 evaluator = cls.build_evaluator(cfg, name)

@@ -97,11 +97,11 @@ def test_shards_are_resumed_and_merged(
 
     script.main(call)
     assert calls == [[1, 2], [3, 4], [3, 4], [5, 6]]
-    assert "1 of 3 shards are there already" in capsys.readouterr().out
+    assert "1 of 3 shards exist already" in capsys.readouterr().out
     assert_same(read(output), expected)
     assert not shards.exists()
     script.main(call)
-    assert "is complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out
     assert len(calls) == 4
 
 
@@ -121,7 +121,7 @@ def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
     script = load_script("dump_proposals")
     output = tmp_path / "mine.pkl"
     output.write_bytes(b"precious")
-    with pytest.raises(SystemExit, match="is there already, and not from this tool"):
+    with pytest.raises(SystemExit, match="exists and is not from this tool"):
         script.main(dump_arguments("--output", str(output)))
     assert output.read_bytes() == b"precious"
     with pytest.raises(SystemExit, match="there is no dataset 'none'"):

@@ -1,15 +1,17 @@
-"""A training that is cut off and resumed gives the same weights, bit for bit."""
+"""An interrupted and resumed training gives the same weights, bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase
 
-from ga_detectron2.engine import GATrainer, load_config
+from ga_detectron2.engine import GATrainer, GuidedAnchorHook, load_config
+from ga_detectron2.errors import GAError
 
-# A model whose iteration takes a few hundredths of a second.
 SMALL = {
     "MODEL__RESNETS__DEPTH": 50,
     "MODEL__RESNETS__STEM_OUT_CHANNELS": 8,
@@ -28,7 +30,7 @@ SMALL = {
 
 
 class CutOffError(Exception):
-    """Stands for whatever ends a training."""
+    """Any reason for which a training is interrupted."""
 
 
 @pytest.fixture
@@ -43,8 +45,12 @@ def config(arguments: Callable, tmp_path: Path) -> Callable[..., CfgNode]:
 
 
 def train(cfg: CfgNode, stop_in: int | None = None) -> dict:
-    """Train, or resume, until an iteration fails; what the last checkpoint holds."""
-    torch.manual_seed(1)  # the initial weights are default_setup's affair
+    """Train, or resume, until an iteration fails.
+
+    Returns:
+        content of the last checkpoint.
+    """
+    torch.manual_seed(1)  # of the initial weights
     trainer = GATrainer(cfg)
     trainer.resume_or_load(resume=True)
     run_step = trainer.run_step
@@ -80,7 +86,7 @@ def assert_same(found: object, expected: object) -> None:
     "name",
     ["small/ga_rpn_R_18", pytest.param("small/ga_retinanet_R_18", marks=pytest.mark.slow)],
 )
-def test_weights_and_state_are_those_of_a_whole_training(config: Callable, name: str) -> None:
+def test_resumed_training_equals_an_uninterrupted_one(config: Callable, name: str) -> None:
     whole = train(config("whole", name))
     assert whole["iteration"] == 6
     cut = train(config("cut", name), stop_in=5)
@@ -93,7 +99,7 @@ def test_weights_and_state_are_those_of_a_whole_training(config: Callable, name:
 
 
 @pytest.mark.slow
-def test_without_a_seed_the_checkpoint_has_one(config: Callable) -> None:
+def test_random_seed_is_kept_in_the_checkpoint(config: Callable) -> None:
     train(config("cut", SEED=-1), stop_in=3)
     found = train(config("cut", SEED=-1))
     seed = found["trainer"]["seed"]
@@ -102,17 +108,63 @@ def test_without_a_seed_the_checkpoint_has_one(config: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_workers_make_no_difference(config: Callable) -> None:
+def test_resume_with_workers(config: Callable) -> None:
     whole = train(config("whole"))
     train(config("cut", DATALOADER__NUM_WORKERS=2), stop_in=3)
     assert_same(train(config("cut", DATALOADER__NUM_WORKERS=2)), whole)
 
 
-def test_the_final_checkpoint_is_made_up_for(config: Callable, tmp_path: Path) -> None:
-    """Cut off when the last iteration's checkpoint was written, and the final one was not."""
+def test_missing_final_checkpoint_is_written(config: Callable, tmp_path: Path) -> None:
+    """Interrupted between the checkpoint of the last iteration and the final one."""
     whole = train(config("whole", SOLVER__MAX_ITER=2))
     final = tmp_path / "whole" / "model_final.pth"
     final.unlink()
     (tmp_path / "whole" / "last_checkpoint").write_text("model_0000001.pth")
     assert_same(train(config("whole", SOLVER__MAX_ITER=2)), whole)
     assert final.is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"MODEL__FPN__OUT_CHANNELS": 8}, "has the shape"),
+        ({"MODEL__BACKBONE__FREEZE_AT": 0}, "other trainable parameters"),
+        ({"SOLVER__MAX_ITER": 1}, "SOLVER.MAX_ITER 1 is below the 2 iterations"),
+    ],
+)
+def test_checkpoint_of_another_training_is_refused(
+    config: Callable, change: dict, message: str
+) -> None:
+    train(config("first", SOLVER__MAX_ITER=2, MODEL__BACKBONE__FREEZE_AT=2))
+    with pytest.raises(GAError, match=message) as error:
+        train(config("first", **{"SOLVER__MAX_ITER": 3, "MODEL__BACKBONE__FREEZE_AT": 2, **change}))
+    assert "\n" not in str(error.value)
+
+
+def test_numpy_values_of_a_hook_are_resumed(
+    config: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Best(HookBase):
+        best = np.float64(1.5)
+
+        def state_dict(self) -> dict:
+            return {"best": self.best, "counts": {np.int64(3): [np.float32(0.25)]}}
+
+        def load_state_dict(self, state: dict) -> None:
+            loaded.append(state)
+
+    loaded: list[dict] = []
+    build_hooks = GATrainer.build_hooks
+    monkeypatch.setattr(GATrainer, "build_hooks", lambda self: [*build_hooks(self), Best()])
+    train(config("hook", SOLVER__MAX_ITER=1))
+    assert not loaded
+    train(config("hook", SOLVER__MAX_ITER=2))
+    assert loaded == [{"best": 1.5, "counts": {3: [0.25]}}]
+
+
+def test_hook_works_with_the_trainer_of_detectron2(config: Callable) -> None:
+    cfg = config("theirs", SOLVER__MAX_ITER=20)
+    trainer = DefaultTrainer(cfg)
+    trainer.register_hooks([GuidedAnchorHook(trainer.model)])
+    trainer.train()
+    assert 0 <= trainer.storage.latest()["guided_anchors/kept_share"][0] <= 1
