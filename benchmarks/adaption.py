@@ -14,7 +14,6 @@ backward goes to features and weights.
 """
 
 import argparse
-import contextlib
 import itertools
 import math
 import statistics
@@ -29,6 +28,7 @@ from measure import (
     add_common_arguments,
     describe,
     headline,
+    no_tf32,
     number,
     take_turns,
     write_json,
@@ -152,17 +152,6 @@ def largest_difference(ways: dict[str, Way]) -> float:
         results = [function(x).float() for name, (x, function) in ways.items()
                    if name in ("1", "dense", "deform_conv2d")]  # fmt: skip
     return max(float((x - results[-1]).abs().max() / results[-1].abs().max()) for x in results)
-
-
-@contextlib.contextmanager
-def no_tf32():
-    """Exact float32 products and convolutions on a GPU, while results are compared."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 def measure_level(

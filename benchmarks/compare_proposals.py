@@ -1,4 +1,4 @@
-"""Average recall of RPN and GA-RPN on the embedded data: same backbone, schedule and seeds.
+"""Average recall of RPN and GA-RPN on the embedded dataset: same backbone, schedule and seeds.
 
     python benchmarks/compare_proposals.py --seeds 1 2 3 --jobs 2
 
@@ -7,22 +7,28 @@ Trains configs/small/*.yaml from scratch, a few minutes each on a CPU, prints a 
 """
 
 import argparse
+import itertools
 import json
-import logging
+import os
 import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from training_runs import Run, train_and_score
-
+PROJECT = Path(__file__).resolve().parents[1]
 VARIANTS = {
-    "RPN, 3 ratios": "small/rpn_R_18.yaml",
-    "RPN, 9 anchors": "small/rpn_9_anchors_R_18.yaml",
-    "GA-RPN": "small/ga_rpn_R_18.yaml",
+    "RPN, 3 ratios": "rpn_R_18",
+    "RPN, 9 anchors": "rpn_9_anchors_R_18",
+    "GA-RPN": "ga_rpn_R_18",
 }
 METRICS = ("AR@10", "AR@100", "AR@1000", "ARs@100", "ARm@100")
+Scores = dict[str, float]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
@@ -30,21 +36,19 @@ def main() -> None:
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="keys and values for every config"
     )
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args = parser.parse_args(argv)
 
-    keys = [(name, seed) for seed in args.seeds for name in VARIANTS]
-    runs = [
-        Run(
-            VARIANTS[name],
-            args.output / f"{Path(VARIANTS[name]).stem}_seed{seed}",
-            ("SEED", str(seed), *args.opts),
-        )
-        for name, seed in keys
-    ]
-    scores = dict(zip(keys, train_and_score(runs, args.jobs), strict=True))
-    table = make_table(scores, args.seeds)
+    def run(key: tuple[str, int]) -> Scores:
+        config, seed = VARIANTS[key[0]], key[1]
+        output = args.output / f"{config}_seed{seed}"
+        print(f"training {config}, seed {seed}", flush=True)
+        return train_and_score(config, output, ["SEED", str(seed), *args.opts])
+
     args.output.mkdir(parents=True, exist_ok=True)
+    keys = list(itertools.product(VARIANTS, args.seeds))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        scores = dict(zip(keys, pool.map(run, keys), strict=True))
+    table = make_table(scores, args.seeds)
     numbers = {f"{name}, seed {seed}": s for (name, seed), s in scores.items()}
     (args.output / "scores.json").write_text(json.dumps(numbers, indent=1))
     (args.output / "table.md").write_text(table)
@@ -52,7 +56,33 @@ def main() -> None:
     print(f"Written to {args.output}")
 
 
-def make_table(scores: dict[tuple[str, int], dict[str, float]], seeds: list[int]) -> str:
+def train_and_score(config: str, output: Path, options: Sequence[str]) -> Scores:
+    """Train with tools/train_net.py on one thread.
+
+    Returns:
+        the last value of every metric in metrics.json, and ``minutes`` of wall time.
+
+    Raises:
+        RuntimeError: the training failed; with the name of its log.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "metrics.json").unlink(missing_ok=True)
+    command = [sys.executable, str(PROJECT / "tools" / "train_net.py"), "--config-file"]
+    command += [str(PROJECT / "configs" / "small" / f"{config}.yaml"), "OUTPUT_DIR", str(output)]
+    path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    start = time.perf_counter()
+    with (output / "console.txt").open("w") as log:
+        done = subprocess.run([*command, *options], stdout=log, stderr=log, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"training {config} failed: see {output / 'console.txt'}")
+    scores = {"minutes": (time.perf_counter() - start) / 60}
+    for line in (output / "metrics.json").read_text().splitlines():
+        scores.update(json.loads(line))
+    return scores
+
+
+def make_table(scores: dict[tuple[str, int], Scores], seeds: Sequence[int]) -> str:
     rows = [
         f"| Proposals ({len(seeds)} seeds) | " + " | ".join(METRICS) + " | minutes |",
         "| --- |" + " ---: |" * (len(METRICS) + 1),

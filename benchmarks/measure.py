@@ -78,6 +78,17 @@ def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
     return torch.autocast(kind, dtype)
 
 
+@contextlib.contextmanager
+def no_tf32() -> Iterator[None]:
+    """Exact float32 products and convolutions on a GPU, to compare results."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
 # ------------------------------------------------------------------------------------------ memory
 
 

@@ -146,11 +146,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--mmdet-python", type=Path, help="Python of an environment with MMDetection"
     )
-    parser.add_argument(
-        "--mmdet-torchvision-ops",
-        action="store_true",
-        help="torchvision's operators instead of mmcv's there",
-    )
     args = parser.parse_args(argv)
 
     machine = describe(args.device, args.threads)

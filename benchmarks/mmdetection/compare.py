@@ -27,11 +27,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
     parser.add_argument("--mmdet-python", type=Path, required=True, help="of its environment")
-    parser.add_argument(
-        "--mmdet-torchvision-ops",
-        action="store_true",
-        help="torchvision's deformable convolution and NMS instead of mmcv's",
-    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.device != "cpu":

@@ -18,24 +18,18 @@ SCRIPT = Path(__file__).with_name("time_heads.py")
 
 
 def run(
-    python: Path,
-    cases: Sequence[str],
-    inputs: dict[str, np.ndarray],
-    threads: int,
-    repeats: int,
-    torchvision_ops: bool,
+    python: Path, case: str, inputs: dict[str, np.ndarray], threads: int, repeats: int
 ) -> dict[str, Any]:
-    """``versions`` and ``seconds`` by case, see time_heads.py.
+    """``versions`` and ``seconds`` of a case of time_heads.py.
 
     Raises:
-        RuntimeError: the script failed; with the end of what it said.
+        RuntimeError: the script failed; with the end of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         np.savez(f"{folder}/inputs.npz", **inputs)
-        command = [str(python), str(SCRIPT), f"{folder}/inputs.npz", "--cases", *cases]
+        command = [str(python), str(SCRIPT), f"{folder}/inputs.npz", case]
         command += ["--threads", str(threads), "--repeats", str(repeats)]
         command += ["--output", f"{folder}/times.json"]
-        command += ["--torchvision-ops"] if torchvision_ops else []
         # This project's packages are not that environment's.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         done = subprocess.run(
@@ -52,7 +46,7 @@ def make_inputs(
     share: float,
     maps: dict[str, torch.Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What time_heads.py reads."""
+    """Inputs of time_heads.py."""
     inputs = {
         "size": np.array(size),
         "batch": np.array(len(instances)),
@@ -72,10 +66,7 @@ def time_targets(
     torch.manual_seed(0)
     instances = [make_boxes(size, boxes, "cpu") for _ in range(args.batch)]
     inputs = make_inputs(size, instances, share=0.05)
-    found = run(
-        python, ["rpn-targets"], inputs, threads, min(args.repeats, 5), args.mmdet_torchvision_ops
-    )
-    return found["seconds"]["rpn-targets"]
+    return run(python, "rpn-targets", inputs, threads, min(args.repeats, 5))["seconds"]
 
 
 def time_line(
@@ -88,5 +79,5 @@ def time_line(
     instances = [make_boxes(size, args.boxes, "cpu") for _ in range(args.batch)]
     case = f"{line.kind}-{line.mode}" + ("-proposals" if line.proposals else "")
     inputs = make_inputs(size, instances, args.share, maps)
-    found = run(python, [case], inputs, args.threads, args.repeats, args.mmdet_torchvision_ops)
-    return found["seconds"][case], found["versions"]
+    found = run(python, case, inputs, args.threads, args.repeats)
+    return found["seconds"], found["versions"]

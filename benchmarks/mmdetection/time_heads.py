@@ -1,22 +1,19 @@
-"""Times MMDetection's guided anchoring heads. Runs in an environment of its own, see README.md.
+"""Times MMDetection's guided anchoring heads, in an environment of its own: see README.md.
 
-    ENV/bin/python benchmarks/mmdetection/time_heads.py inputs.npz --output times.json
+    ENV/bin/python benchmarks/mmdetection/time_heads.py inputs.npz CASE --output times.json
 
-``inputs.npz`` and what is asked for come from ``peer.py``, which starts this script; it imports
-nothing of this project. Heads are built from the configs within the installed mmdet, with random
-weights, and their location bias is set so that the share of the cells passes that the inputs name.
+``peer.py`` writes ``inputs.npz`` and starts this script, which imports nothing of this project.
+Heads are built from the configs of the installed mmdet, with random weights; their location bias
+lets the share of the cells pass that the inputs name.
 
 MMDetection's inference does not run on a CPU: its masked convolution has no kernel there. It is
 replaced by the plain convolution that it computes where nothing is masked; the location filter
-still decides which cells become boxes. With --torchvision-ops, deformable convolution and NMS are
-torchvision's instead of mmcv's, so that mmcv-lite serves, which needs no compiler.
+still decides which cells become boxes.
 """
 
 import argparse
 import json
-import sys
 import time
-import types
 from pathlib import Path
 
 import numpy as np
@@ -39,44 +36,8 @@ LOC_FILTER = 0.01
 STRIDES = (4, 8, 16, 32, 64)
 
 
-def use_torchvision_ops():
-    """Stand in for the compiled part of mmcv, before anything imports mmcv.ops."""
-    import torchvision
-
-    class Extension(types.ModuleType):
-        """It has every name, as mmcv asks at import; to call one of the others fails."""
-
-        def __getattr__(self, name):
-            if name.startswith("__"):
-                raise AttributeError(name)
-
-            def missing(*_args, **_kwargs):
-                raise NotImplementedError(f"mmcv's {name} is not compiled")
-
-            return missing
-
-    def nms(boxes, scores, iou_threshold, offset):
-        assert offset == 0
-        return torchvision.ops.nms(boxes, scores, iou_threshold)
-
-    extension = Extension("mmcv._ext")
-    extension.nms = nms
-    sys.modules["mmcv._ext"] = extension
-
-    import mmcv.ops.deform_conv
-
-    def deform_conv2d(x, offset, weight, stride, padding, dilation, groups, deform_groups, *_more):
-        assert groups == 1
-        assert deform_groups * 18 == offset.shape[1]
-        return torchvision.ops.deform_conv2d(
-            x, offset, weight, stride=stride, padding=padding, dilation=dilation
-        )
-
-    mmcv.ops.deform_conv.deform_conv2d = deform_conv2d
-
-
 def replace_masked_conv():
-    """See the beginning of this file."""
+    """Let inference run on a CPU, see the beginning of this file."""
     from mmcv.ops import MaskedConv2d
 
     def forward(self, features, mask=None):
@@ -179,7 +140,7 @@ def targets_step(head, size, metas, truth):
     def targets():
         with torch.no_grad():
             head.ga_loc_targets(truth, sizes)
-            # These are made anew in every step of MMDetection.
+            # MMDetection makes these in every step.
             approximate, inside = head.get_sampled_approxs(sizes, metas, device="cpu")
             head.ga_shape_targets(approximate, inside, squares, truth, metas)
             head.get_targets([list(a) for a in anchors], inside, truth, metas)
@@ -190,31 +151,24 @@ def targets_step(head, size, metas, truth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("inputs", type=Path)
-    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument("case", choices=CASES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--torchvision-ops", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if args.torchvision_ops:
-        use_torchvision_ops()
     replace_masked_conv()
     import mmcv
     import mmdet
 
-    inputs = np.load(args.inputs, allow_pickle=False)
-    seconds = {}
-    for case in args.cases:
-        step = make_step(case, inputs)
+    step = make_step(args.case, np.load(args.inputs, allow_pickle=False))
+    step()
+    seconds = []
+    for _ in range(args.repeats):
+        start = time.perf_counter()
         step()
-        seconds[case] = []
-        for _ in range(args.repeats):
-            start = time.perf_counter()
-            step()
-            seconds[case].append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
     versions = {"mmdet": mmdet.__version__, "mmcv": mmcv.__version__, "torch": torch.__version__}
-    versions["operators"] = "torchvision" if args.torchvision_ops else "mmcv"
     args.output.write_text(json.dumps({"versions": versions, "seconds": seconds}))
 
 

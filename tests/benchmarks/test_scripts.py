@@ -177,14 +177,14 @@ def test_missing_mmdetection_is_reported(benchmark_module, tmp_path: Path) -> No
     fake = tmp_path / "python"
     fake.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     fake.chmod(0o755)
-    args = Namespace(batch=1, repeats=1, mmdet_torchvision_ops=False)
+    args = Namespace(batch=1, repeats=1)
     with pytest.raises(RuntimeError, match=r"time_heads.py failed in (.|\n)*No module named"):
         peer.time_targets(fake, (64, 96), 3, 1, args)
 
 
 @pytest.fixture
 def fake_mmdet_python(tmp_path: Path) -> Path:
-    """Answers with the shapes of its inputs for versions, and a second for every case."""
+    """A program that answers with its inputs' shapes as versions, and one second."""
     fake = tmp_path / "python"
     fake.write_text(
         f"#!{sys.executable}\n"
@@ -193,8 +193,7 @@ def fake_mmdet_python(tmp_path: Path) -> Path:
         "inputs = np.load(sys.argv[2], allow_pickle=False)\n"
         "shapes = {k: list(inputs[k].shape) for k in inputs.files}\n"
         "out = sys.argv[sys.argv.index('--output') + 1]\n"
-        "case = sys.argv[sys.argv.index('--cases') + 1]\n"
-        "open(out, 'w').write(json.dumps({'versions': shapes, 'seconds': {case: [1.0]}}))\n"
+        "open(out, 'w').write(json.dumps({'versions': shapes, 'seconds': [1.0]}))\n"
     )
     fake.chmod(0o755)
     return fake
@@ -205,8 +204,7 @@ def test_inputs_and_results_pass_between_the_environments(
 ) -> None:
     peer = benchmark_module("mmdetection.peer")
     args = Namespace(
-        size=(64, 96), batch=2, boxes=3, share=0.1, threads=1, repeats=1,
-        mmdet_torchvision_ops=True,
+        size=(64, 96), batch=2, boxes=3, share=0.1, threads=1, repeats=1
     )  # fmt: skip
     line = benchmark_module("heads").LINES[2]
     seconds, shapes = peer.time_line(fake_mmdet_python, line, args)
@@ -268,3 +266,27 @@ def test_memory_in_new_processes(benchmark_module, tmp_path: Path) -> None:
          "--output", str(path), "--opts", *NARROW]
     )  # fmt: skip
     assert all(0 <= x < 2000 for x in results_of(path)[0]["memory_mib"])
+
+
+# --------------------------------------------------------------------------------- RPN and GA-RPN
+
+
+def test_comparison_of_proposals(
+    benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    script = benchmark_module("compare_proposals")
+
+    def train_and_score(config: str, output: Path, options: list[str]) -> dict[str, float]:
+        recall = 10.0 * int(options[1]) + (5 if config.startswith("ga_") else 0)
+        return {"minutes": 2.0, **{f"proposal_recall/{m}": recall for m in script.METRICS}}
+
+    monkeypatch.setattr(script, "train_and_score", train_and_score)
+    script.main(["--seeds", "1", "2", "--jobs", "1", "--output", str(tmp_path / "out")])
+    assert f"| GA-RPN |{' 20.0 ± 7.1 |' * 5} 2.0 ± 0.0 |" in capsys.readouterr().out
+
+
+def test_failed_training_names_its_log(benchmark_module, tmp_path: Path) -> None:
+    script = benchmark_module("compare_proposals")
+    with pytest.raises(RuntimeError, match=r"ga_rpn_R_18 failed: see .*console\.txt"):
+        script.train_and_score("ga_rpn_R_18", tmp_path, ["SOLVER.NO_SUCH_KEY", "1"])
+    assert "NO_SUCH_KEY" in (tmp_path / "console.txt").read_text()
