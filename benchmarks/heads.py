@@ -168,7 +168,9 @@ def make_step(line: Line, guided: bool, args: argparse.Namespace) -> Step:
     if line.kind == "rpn":
         model = build_rpn(guided, strides, line.proposals).to(device)
         head = model.rpn_head
-        images = ImageList(torch.zeros(args.batch, 3, 1, 1, device=device), [size] * args.batch)
+        padded = (-(-s // 32) * 32 for s in size)
+        pixels = torch.zeros(1, device=device).expand(args.batch, 3, *padded)
+        images = ImageList(pixels, [size] * args.batch)
 
         def forward(training: bool) -> object:
             return model(images, maps, instances if training else None)
