@@ -13,7 +13,7 @@ Naming:
 
     cell: a position of a feature map. Its centre is at (column * stride, row * stride) pixels.
     square: the box on a cell's centre from which the guided anchor is predicted.
-    approximate anchors: A boxes on a cell's centre, which only serve to assign shape targets.
+    approximate anchors: A boxes on a cell's centre, used only to assign shape targets.
     guided anchor: the square with its width and height rescaled by the shape branch.
 
 Boxes are (x1, y1, x2, y2) in pixels.
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# exp of a shape output never rescales a square by more than this, nor by less than its inverse.
+# Bound of the logarithm of a guided anchor's side over its square's.
 MAX_LOG_RATIO = math.log(1e6)
 
 
@@ -37,7 +37,7 @@ class CellGrid(NamedTuple):
 
     Attributes:
         sizes: (Hi, Wi) of each level.
-        strides: pixels from a cell to the next, by level.
+        strides: distance of neighbouring cells in pixels, by level.
         centers: (R, 2) float32, x and y of each cell in pixels.
         stride: (R,) float32, the stride of each cell's level.
         levels: (L, 4) int64: height, width, first cell and stride of each level.
@@ -64,14 +64,14 @@ class CellGrid(NamedTuple):
 def make_cell_grid(
     sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
 ) -> CellGrid:
-    """Cells of levels of the given sizes; the last 32 answers are kept.
+    """Cells of levels of the given sizes, cached for the last 32 sets of arguments.
 
     Args:
         sizes: (Hi, Wi) of each level.
         strides: stride of each level in pixels.
-        device: where the tensors go.
+        device: of the tensors.
     """
-    # Grids outlive the step that first asks for them, which may run in inference mode.
+    # Cached tensors outlive the step that creates them, which may run in inference mode.
     with torch.inference_mode(False):
         centers, stride = [], []
         for (height, width), s in zip(sizes, strides, strict=True):
@@ -88,7 +88,7 @@ def make_cell_grid(
 
 
 def cells_inside_images(grid: CellGrid, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Which cells start within their image, in a batch padded to its largest image.
+    """Cells that start within their image, in a batch padded to its largest image.
 
     Args:
         grid: the cells.
@@ -145,7 +145,7 @@ def approximate_anchor_offsets(
         base_scale: the square's side in strides.
         scales_per_octave: number of scales, 2^(i / scales_per_octave) times the square's side.
         ratios: height over width, at equal area.
-        device: where the tensor goes.
+        device: of the result.
 
     Returns:
         (L, A, 4) float32, A = len(ratios) * scales_per_octave.
@@ -177,7 +177,7 @@ def make_guided_anchors(
         stride: (...) of the cells.
         shape_deltas: (..., 2), the shape outputs (dw, dh) of the cells.
         base_scale: the square's side in strides.
-        weights: what dw and dh are divided by before exp.
+        weights: divisors of dw and dh before exp.
 
     Returns:
         (..., 4) boxes in the dtype of ``shape_deltas``, at least float32.

@@ -1,11 +1,11 @@
-"""Feature adaption ("Guided Anchoring", section 3.4): a deformable convolution that follows shape.
+"""Feature adaption ("Guided Anchoring", section 3.4): deformable convolution by predicted shape.
 
 A 3x3 convolution whose taps are moved by offsets that a 1x1 convolution computes from a cell's
-shape outputs. It can be applied to all cells of a map or, at a fraction of the price, only to the
+shape outputs. It can be applied to all cells of a map or, at a fraction of the cost, only to the
 cells where the result is needed: gather the moved taps of these cells by bilinear interpolation,
-then multiply them with the kernel. Both give the same numbers.
+then multiply them by the kernel. Both give the same values.
 
-Features travel as rows here, (N, Hi * Wi, C): a channels-last map seen as a matrix.
+Features are stored as rows, (N, Hi * Wi, C): a channels-last map viewed as a matrix.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,25 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .chunks import cells_per_chunk
-
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
+
+# Number of cells whose taps are gathered at a time, which bounds memory. Nine taps of 256 float32
+# channels are 19 MB for this many cells, which are multiplied while still in a CPU's cache. A GPU
+# prefers few kernels.
+CELLS_PER_CHUNK = 2048
+CELLS_PER_CHUNK_ON_GPU = 65536
+# In the backward pass each chunk has a gradient as large as all rows, so there may only be a few.
+CHUNKS_WITH_GRADIENT = 8
+
+
+def cells_per_chunk(rows: Tensor, cells: int) -> int:
+    """Number of cells, of at most ``cells``, whose taps are gathered from ``rows`` at a time."""
+    if rows.is_cuda:
+        return CELLS_PER_CHUNK_ON_GPU
+    if torch.is_grad_enabled() and rows.requires_grad:
+        return max(CELLS_PER_CHUNK, -(-cells // CHUNKS_WITH_GRADIENT))
+    return CELLS_PER_CHUNK
 
 
 class FeatureRows(NamedTuple):
@@ -81,8 +96,8 @@ class FeatureAdaption(nn.Module):
         Args:
             features: of N images.
             shape_deltas: (N, H * W, 2), the shape outputs; no gradient flows into them.
-            then: what is done to the adapted features of each cell, (k, C) to (k, C'). Where only
-                its result is wanted, the adapted map as a whole is never in memory.
+            then: applied to the adapted features of the cells, (k, C) to (k, C'), in chunks, so
+                that the whole adapted map is never in memory.
         """
         N, cells = shape_deltas.shape[:2]
         if features.rows.is_cuda:
@@ -132,7 +147,7 @@ class FeatureAdaption(nn.Module):
 
         Args:
             features, cells, shape_deltas: as in :meth:`at_cells`.
-            present: (K,) bool; the taps of the other cells are zero, whatever their index says.
+            present: (K,) bool; taps of the other cells are zero, regardless of their index.
 
         Returns:
             (K, groups * 9 * C / groups), in the order that :meth:`project` takes.
@@ -174,8 +189,8 @@ def _gather_moved_taps(
 ) -> Tensor:
     """Bilinear values at the nine moved taps of some cells; zero outside the map.
 
-    One tap of one group is a weighted sum of four pieces of C / groups channels, which is what
-    ``embedding_bag`` computes for all of them in one pass.
+    One tap of one group is a weighted sum of four pieces of C / groups channels;
+    ``embedding_bag`` computes all of them in one pass.
 
     Args:
         features: of N images.
@@ -191,13 +206,13 @@ def _gather_moved_taps(
     row, column = cells // width, cells % width
     y = (row % height)[:, None, None] + _tap_steps(offsets, repeat=True) + offsets[..., 0]
     x = column[:, None, None] + _tap_steps(offsets, repeat=False) + offsets[..., 1]
-    # Beyond one pixel outside the map there is nothing, and no index may grow without bound.
+    # Taps more than a pixel outside the map are zero; clamping bounds their indices.
     y = y.nan_to_num(nan=-2.0).clamp(-2, height + 1)
     x = x.nan_to_num(nan=-2.0).clamp(-2, width + 1)
     y0, x0 = y.detach().floor(), x.detach().floor()
     y_weight = torch.stack([1 - (y - y0), y - y0], dim=-1)  # (K, groups, 9, 2)
     x_weight = torch.stack([1 - (x - x0), x - x0], dim=-1)
-    # 32 bits reach for billions of entries, and halve what the largest tensors here weigh.
+    # 32 bits suffice for billions of entries and halve the memory of the largest tensors.
     y_index = torch.stack([y0, y0 + 1], dim=-1).int()
     x_index = torch.stack([x0, x0 + 1], dim=-1).int()
     y_weight = torch.where((y_index >= 0) & (y_index < height), y_weight, 0.0)

@@ -1,4 +1,4 @@
-"""What the two-stage and the one-stage detector share: guided anchors, their targets and losses."""
+"""Guided anchors with their targets and losses, shared by GA-RPN and GA-RetinaNet."""
 
 import logging
 import math
@@ -35,10 +35,10 @@ NOT_EXPORTABLE = (
 
 
 class GuidedAnchors(NamedTuple):
-    """What the location and shape branches say of a batch. Naming as in ``anchors.py``.
+    """Outputs of the location and shape branches for a batch. Naming as in ``anchors.py``.
 
     Attributes:
-        grid: the cells; ``grid.split_levels`` cuts any of the following into maps.
+        grid: the cells; ``grid.split_levels`` splits the following tensors into maps.
         loc_logits: (N, R), log odds that an object's centre lies near the cell.
         shape_deltas: (N, R, 2), the shape outputs (dw, dh).
         anchors: (N, R, 4) float32 guided anchors in pixels, without gradient.
@@ -55,9 +55,9 @@ class GuidedAnchors(NamedTuple):
 
 
 class GuidedAnchoring(nn.Module):
-    """Makes guided anchors from the outputs of the two branches, and computes the branches' losses.
+    """Guided anchors from the outputs of the two branches, and the branches' losses.
 
-    It has no weights. :func:`record_guided_anchors` catches what it returns.
+    It holds the settings and has no weights. :func:`record_guided_anchors` records its outputs.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class GuidedAnchoring(nn.Module):
     ):
         """
         Args:
-            strides: pixels from a cell to the next, by level.
+            strides: distance of neighbouring cells in pixels, by level.
             base_scale: side of the squares in strides.
             scales_per_octave, aspect_ratios: of the approximate anchors.
-            center_ratio, ignore_ratio: share of a box that its regions take, by width and height.
-            shape_weights: what the shape outputs (dw, dh) are divided by before exp.
-            shape_rule: when a cell is positive for the shape branch.
+            center_ratio, ignore_ratio: shares of a box's width and height that its regions take.
+            shape_weights: divisors of the shape outputs (dw, dh) before exp.
+            shape_rule: positive and negative cells of the shape branch.
             batch_size_per_image, positive_fraction: of the cells sampled for the shape loss.
-            loc_filter_thresh: location probability from which on a cell is kept in inference.
+            loc_filter_thresh: least location probability of cells that inference keeps.
             loc_loss_weight, shape_loss_weight, shape_loss_beta: of the losses.
         """
         super().__init__()
@@ -261,7 +261,7 @@ class GuidedAnchoring(nn.Module):
         )
 
     def match_cells(self, grid: CellGrid, inside: Tensor, ground_truth: GroundTruth) -> Matches:
-        """Boxes from which cells learn their shape.
+        """Match cells with the boxes whose shape they learn.
 
         Args:
             grid: the cells.
@@ -278,7 +278,7 @@ class GuidedAnchoring(nn.Module):
             self.aspect_ratios,
         )
 
-    # -------------------------------------------------------------------------- a batch in training
+    # -------------------------------------------------------------------------------------- batches
 
     def kept_cells(self, guided: GuidedAnchors) -> Tensor:
         """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2)."""
@@ -308,7 +308,7 @@ class GuidedAnchoring(nn.Module):
 
         loss_loc = location_loss(guided.loc_logits, loc_targets, loc_weights)
         anchors = self.anchors_at(guided, sample.cells)
-        # What does not count must not even have an infinite gradient: 0 * inf is not 0.
+        # Masked anchors need a finite gradient, too: 0 * inf is not 0.
         target_boxes = torch.where(sample.positive[..., None], target_boxes, anchors.detach())
         loss_shape = bounded_iou_loss(anchors, target_boxes, self.shape_loss_beta).sum(dim=-1)
         loss_shape = torch.where(sample.positive, loss_shape, 0.0).sum()
@@ -377,7 +377,7 @@ def log_per_image(counts: dict[str, Tensor]) -> None:
 
 
 def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: float) -> None:
-    """Set the two branches' layers to values at which every cell has that location probability."""
+    """Initialize the two branches; every cell starts at the location probability ``prior_prob``."""
     for layer in (anchor_loc, anchor_shape):
         assert layer.bias is not None
         nn.init.normal_(layer.weight, std=0.01)
@@ -388,9 +388,9 @@ def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: fl
 
 @contextmanager
 def record_guided_anchors(model: nn.Module) -> Iterator[list[GuidedAnchors]]:
-    """Collect the location and shape maps of every batch that ``model`` sees meanwhile.
+    """Record the guided anchors of every batch that ``model`` processes within the context.
 
-    Nothing is computed twice: what the model made of a batch is kept in the list.
+    These are the model's own outputs; nothing is computed again.
 
     Example:
         >>> with record_guided_anchors(model) as records:
@@ -403,7 +403,7 @@ def record_guided_anchors(model: nn.Module) -> Iterator[list[GuidedAnchors]]:
     modules = [m for m in model.modules() if isinstance(m, GuidedAnchoring)]
     if not modules:
         raise ValueError(
-            f"{type(model).__name__} makes no guided anchors: build it with "
+            f"{type(model).__name__} has no guided anchors: build it with "
             "MODEL.PROPOSAL_GENERATOR.NAME GuidedAnchorRPN or MODEL.META_ARCHITECTURE GARetinaNet"
         )
     records: list[GuidedAnchors] = []

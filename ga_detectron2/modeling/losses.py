@@ -10,8 +10,7 @@ from fvcore.nn import giou_loss, sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-# The location loss is divided by the number of cells over this, so that it does not vanish
-# among the cells that belong to no object.
+# The location loss is divided by the number of cells / this, most of which belong to no object.
 LOCATION_NORMALIZER = 200
 
 BOX_LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
@@ -28,8 +27,8 @@ def location_loss(
     Returns:
         Scalar; the caller divides it by the number of cells / ``LOCATION_NORMALIZER``.
     """
-    # Not fvcore's compiled one: its first backward in a process rounds otherwise than the later
-    # ones, and a resumed training would not be the same as one that was not cut off.
+    # Not fvcore's jit-compiled version: its first backward pass in a process rounds differently
+    # from later ones, which would break exact resume.
     loss = sigmoid_focal_loss(
         loc_logits.float(), targets, alpha=alpha, gamma=gamma, reduction="none"
     )
@@ -43,8 +42,8 @@ def bounded_iou_loss(
 
     Args:
         anchors: (..., 4) predicted boxes.
-        target_boxes: (..., 4) boxes that they should have the shape of.
-        beta: where the smooth L1 turns from quadratic to linear.
+        target_boxes: (..., 4) boxes whose shape they should have.
+        beta: transition point of smooth L1 from quadratic to linear.
         eps: keeps the quotients finite, in pixels.
 
     Returns:
@@ -52,7 +51,7 @@ def bounded_iou_loss(
     """
     anchor_sizes = anchors[..., 2:] - anchors[..., :2]
     target_sizes = target_boxes[..., 2:] - target_boxes[..., :2]
-    # The centres' distance is that of a guided anchor's cell: nothing to learn from it.
+    # The distance of the centres is fixed by the cell and gets no gradient.
     distance = (
         (
             (target_boxes[..., :2] + target_boxes[..., 2:] - anchors[..., :2] - anchors[..., 2:])
@@ -110,12 +109,12 @@ def box_regression_loss(
 
     Args:
         anchors, pred_deltas, target_boxes: (..., 4).
-        positive: (...) bool, which of them count.
+        positive: (...) bool, the ones that count.
         transform: turns deltas into boxes.
         loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
         beta: of smooth L1.
     """
-    # A value that does not count must not even be infinite, nor its gradient: 0 * inf is not 0.
+    # Masked values and their gradients must be finite, too: 0 * inf is not 0.
     counts = positive[..., None]
     unit = F.pad(anchors.new_ones(2), (2, 0))
     anchors = torch.where(counts, anchors, unit)
@@ -140,7 +139,7 @@ def _with_area(boxes: Tensor) -> Tensor:
 
 
 def mean_over_workers(value: Tensor) -> Tensor:
-    """Mean of ``value`` over all workers: how they split a batch must not change the losses."""
+    """Mean over all workers, so that losses do not depend on how these share a batch."""
     world_size = comm.get_world_size()
     if world_size == 1:
         return value

@@ -34,13 +34,13 @@ from .matching import MatchRule, match_anchors
 from .sparse_conv import NeighboringCells, conv3x3
 from .targets import GroundTruth, pad_ground_truth
 
-# An anchor belongs to a box if it is the box's best, however low their IoU, as in the published
-# models and in detectron2's RetinaNet.
+# The best anchor of a box is positive at any IoU, as in the published models and in detectron2's
+# RetinaNet.
 ANY_BEST_ANCHOR = 0.0
 
 
 class HeadOutput(NamedTuple):
-    """What the head computes for every cell.
+    """Outputs of the head for every cell.
 
     Attributes:
         cls_features, bbox_features: L levels of the two towers.
@@ -95,7 +95,7 @@ class GARetinaNetHead(RetinaNetHead):
         init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
         self.feature_adaption_cls = FeatureAdaption(channels, channels, deform_groups)
         self.feature_adaption_bbox = FeatureAdaption(channels, channels, deform_groups)
-        # Rows are then views of what the towers put out.
+        # Rows are then views of the towers' outputs.
         self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -199,8 +199,8 @@ class GARetinaNet(DenseDetector):
             backbone: with levels ``head_in_features``.
             head: the layers.
             head_in_features: names of the levels, finest first.
-            guided_anchoring: makes guided anchors and their losses.
-            box_rule: when a guided anchor is an object.
+            guided_anchoring: settings, targets and losses of guided anchors.
+            box_rule: positive and negative guided anchors.
             box2box_transform: from guided anchors to boxes.
             num_classes: K.
             focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: of the losses.
@@ -341,7 +341,7 @@ class GARetinaNet(DenseDetector):
             strict=True,
         ):
             if is_positive.is_cuda:
-                # To ask for the positive cells alone would mean to wait for their number.
+                # Selecting the positive cells would wait for their number.
                 pred_deltas = self.head.regress(features, d)
             else:
                 cells = NeighboringCells.of(is_positive, size)

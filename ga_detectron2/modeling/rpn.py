@@ -60,7 +60,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
         init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
         self.feature_adaption = FeatureAdaption(channels, channels, deform_groups)
-        # The rows that everything below works on are then views of the convolution's output.
+        # Rows are then views of the convolution's output.
         self.conv.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -72,7 +72,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         }
 
     def forward(self, features: list[Tensor]) -> tuple[list[FeatureRows], Tensor, Tensor]:
-        """Where objects are and of what shape.
+        """Location and shape outputs.
 
         Args:
             features: L maps (N, C, Hi, Wi).
@@ -100,7 +100,7 @@ def _linear(rows: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class GuidedAnchorRPN(nn.Module):
-    """GA-RPN. It takes the place of detectron2's RPN in any model with a proposal generator."""
+    """GA-RPN, a replacement for detectron2's RPN in any model with a proposal generator."""
 
     @configurable
     def __init__(
@@ -126,17 +126,17 @@ class GuidedAnchorRPN(nn.Module):
         Args:
             in_features: names of the backbone's levels, finest first.
             head: the layers.
-            guided_anchoring: makes guided anchors and their losses.
-            box_rule: when a guided anchor is an object.
+            guided_anchoring: settings, targets and losses of guided anchors.
+            box_rule: positive and negative guided anchors.
             box2box_transform: from guided anchors to proposals.
             batch_size_per_image, positive_fraction: of the anchors sampled for a loss.
             pre_nms_topk, post_nms_topk, nms_thresh, min_box_size: as in detectron2's RPN; pairs are
                 for training and inference.
             loss_weight: of ``loss_rpn_cls`` and ``loss_rpn_loc``.
             box_reg_loss_type: one of ``losses.BOX_LOSS_TYPES``.
-            smooth_l1_beta: where smooth L1 turns from quadratic to linear.
-            proposals_in_training: whether anything uses proposals in training; without, the images'
-                proposals are empty then, and most of feature adaption is saved.
+            smooth_l1_beta: transition point of smooth L1 from quadratic to linear.
+            proposals_in_training: whether training returns proposals. False leaves them empty and
+                saves most of feature adaption.
         """
         super().__init__()
         strides, base_scale = guided_anchoring.strides, guided_anchoring.base_scale
@@ -211,7 +211,7 @@ class GuidedAnchorRPN(nn.Module):
         Args:
             images: the N images.
             features: maps of the backbone by name.
-            gt_instances: N ground truths; training needs them.
+            gt_instances: ground truth of the N images, required in training.
 
         Returns:
             proposals, N Instances with ``proposal_boxes`` and ``objectness_logits``, best first;
@@ -293,14 +293,14 @@ class GuidedAnchorRPN(nn.Module):
     def _adapt_sample(
         self, hidden: list[FeatureRows], guided: GuidedAnchors, sample: Sample
     ) -> Tensor:
-        """Adapted features (N, B, C) of the sampled cells, the only ones that have a loss."""
+        """Adapted features (N, B, C) of the sampled cells; only these have a loss."""
         adaption = self.rpn_head.feature_adaption
         N, B = sample.cells.shape
         image = torch.arange(N, device=sample.cells.device)[:, None]
         shape_deltas = sample.take(guided.shape_deltas).flatten(0, 1)
         taps, start = shape_deltas.new_zeros(()), 0
-        # Every level is asked for every sampled cell, and answers zero for those of the others:
-        # asking each for its own alone would mean to wait for their number.
+        # Every level gathers taps for all sampled cells, zeros for those of other levels: selecting
+        # its own cells would wait for their number.
         for level in hidden:
             cells = level.height * level.width
             index = sample.cells - start
@@ -321,7 +321,7 @@ class GuidedAnchorRPN(nn.Module):
         guided: GuidedAnchors,
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Proposals without the location filter, as they are used in training."""
+        """Proposals of all cells, without the location filter, for training."""
         counts = guided.grid.cells_per_level
         proposals, scores = [], []
         for level, anchors, deltas in zip(
@@ -345,7 +345,7 @@ class GuidedAnchorRPN(nn.Module):
         guided: GuidedAnchors,
         image_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Proposals of the cells that pass the location filter, the only ones adapted."""
+        """Proposals of the cells that pass the location filter; only these are adapted."""
         counts = guided.grid.cells_per_level
         N = len(image_sizes)
         proposals: list[list[Tensor]] = [[] for _ in range(N)]

@@ -1,4 +1,4 @@
-"""3x3 convolutions at some cells only: which neighbours they need, and the product."""
+"""3x3 convolutions evaluated at some cells only."""
 
 import math
 from typing import NamedTuple
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .chunks import cells_per_chunk
+from .feature_adaption import cells_per_chunk
 
-# The share of a map's cells from which on all of them together are cheaper: on a CPU 0.3 to 0.6 in
-# inference, 0.13 on the way back from four output channels (benchmarks/adaption.py), where a
+# Share of a map's cells above which a dense convolution is cheaper: on a CPU, 0.3 to 0.6 in
+# inference, and 0.13 in the backward pass of four output channels (benchmarks/adaption.py), where
 # training has a few percent.
 DENSE_FROM = 0.35
 
@@ -49,11 +49,11 @@ def with_neighbors(cells: Tensor) -> Tensor:
 
 
 def neighbor_index(cells: Tensor, known: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where the 3x3 neighbours of some cells stand in a list of known cells.
+    """Positions of the 3x3 neighbours of some cells in a list of known cells.
 
     Args:
         cells: (K,) int64 into the N * H * W cells of a map.
-        known: (N * H * W,) bool; it holds all neighbours of ``cells``.
+        known: (N * H * W,) bool; includes all neighbours of ``cells``.
         size: (H, W).
 
     Returns:
@@ -74,7 +74,7 @@ def neighbor_index(cells: Tensor, known: Tensor, size: tuple[int, int]) -> Tenso
 def conv3x3(
     rows: Tensor, cells: NeighboringCells, conv: nn.Conv2d, shape: tuple[int, int, int]
 ) -> Tensor:
-    """Output of a 3x3 convolution with padding 1 at some cells, by the faster way.
+    """Output of a 3x3 convolution with padding 1 at some cells, by the faster method.
 
     Args:
         rows: (k', C), features of ``cells.known``.
@@ -103,7 +103,7 @@ def conv3x3_at_cells(
         rows: (K', C), features of the known cells.
         neighbors: (K, 9), see :func:`neighbor_index`.
         conv: of C channels.
-        at_a_time: how many cells' taps are in memory at once; None for all.
+        at_a_time: number of cells whose taps are in memory at once; None for all.
 
     Returns:
         (K, output channels).

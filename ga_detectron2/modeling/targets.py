@@ -1,7 +1,7 @@
-"""Ground truth as tensors, targets of the location branch, and the sampling of cells for a loss.
+"""Ground truth as tensors, targets of the location branch, and sampling of cells for a loss.
 
-All functions work on whole batches and on all boxes at once, wait for no GPU value, and take
-ground truth as a padded tensor (see :class:`GroundTruth`). Naming as in ``anchors.py``.
+All functions process a whole batch at once without waiting for a GPU, and take ground truth as
+padded tensors (see :class:`GroundTruth`). Naming as in ``anchors.py``.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from .anchors import CellGrid
 
-# No image is as large; areas and squares of distances stay far from float32's limits.
+# Larger than any image, and small enough for areas and squared distances in float32.
 MOST_PIXELS = 1e7
 
 
 class GroundTruth(NamedTuple):
-    """Boxes of a batch, padded to M a image.
+    """Boxes of a batch, padded to M per image.
 
     Attributes:
         boxes: (N, M, 4) float32; padding is all zero.
@@ -47,10 +47,13 @@ class GroundTruth(NamedTuple):
 
 
 def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
-    """The ground truth of N images as tensors of one size.
+    """Ground truth of N images as padded tensors.
 
     Args:
         instances: with ``gt_boxes`` and, where classes matter, ``gt_classes``.
+
+    Raises:
+        ValueError: the boxes are rotated.
     """
     boxes = [x.gt_boxes.tensor.float() for x in instances]
     if any(x.shape[1] != 4 for x in boxes):
@@ -65,7 +68,7 @@ def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
     padded = pad_sequence(boxes, batch_first=True)
     sizes = padded[..., 2:] - padded[..., :2]
     valid = (sizes > 0).all(dim=2) & (padded.abs() <= MOST_PIXELS).all(dim=2)
-    # NaN would spread from a single box to whole maps.
+    # A single NaN would spread to whole maps.
     padded = torch.where(valid[..., None], padded, 0.0)
     return GroundTruth(padded, pad_sequence(classes, batch_first=True), valid)
 
@@ -90,15 +93,16 @@ def location_targets(
 ) -> LocationTargets:
     """Targets of the location branch ("Guided Anchoring", section 3.5).
 
-    A box belongs to one level by its size. There its centre region is positive and what of its
-    ignored region lies around takes no part; neither does its ignored region on the neighbouring
-    levels. Where boxes overlap, centre wins over ignored and ignored over outside.
+    Each box belongs to one level by its size. There, cells of its centre region are positive and
+    the other cells of its ignored region are ignored, as are those of its ignored region on the
+    neighbouring levels. Where boxes overlap, centre takes precedence over ignored and ignored over
+    outside.
 
     Args:
         grid: the cells.
         ground_truth: boxes in pixels.
         base_scale: the squares' side in strides.
-        center_ratio, ignore_ratio: share of a box's width and height that the regions take.
+        center_ratio, ignore_ratio: shares of a box's width and height that its regions take.
         outside_weight: of cells in no region.
 
     Returns:
@@ -120,7 +124,7 @@ def location_targets(
 
 
 def box_levels(boxes: Tensor, num_levels: int, first_stride: int, base_scale: float) -> Tensor:
-    """The level that each box belongs to: where its size is nearest to the squares'.
+    """Level of each box: the one whose squares are closest to it in size.
 
     Args:
         boxes: (..., 4) in pixels.
@@ -134,7 +138,7 @@ def box_levels(boxes: Tensor, num_levels: int, first_stride: int, base_scale: fl
 
 
 def central_region(boxes: Tensor, ratio: float, height: int, width: int) -> Tensor:
-    """Cells of the central part of each box, first to last, inclusive.
+    """First and last cells (inclusive) of the central part of each box.
 
     Args:
         boxes: (..., 4) in cells.
@@ -160,8 +164,8 @@ def central_region(boxes: Tensor, ratio: float, height: int, width: int) -> Tens
 def _any_region(boxes: Tensor, chosen: Tensor, ratio: float, height: int, width: int) -> Tensor:
     """(N, Hi * Wi) bool: cells in the central region of any chosen box.
 
-    A region is the product of a mask of rows and a mask of columns, so that all boxes of an image
-    are one small matrix product, which counts the regions that a cell lies in.
+    A region is the product of a mask of rows and a mask of columns, so one small matrix product
+    per image counts the regions that contain each cell.
     """
     x1, y1, x2, y2 = central_region(boxes, ratio, height, width)[..., None].unbind(dim=-2)
     x = torch.arange(width, device=boxes.device)
@@ -177,11 +181,11 @@ def _any_region(boxes: Tensor, chosen: Tensor, ratio: float, height: int, width:
 
 
 class Sample(NamedTuple):
-    """Cells drawn for a loss, the same number B for every image, not all of which count.
+    """Cells sampled for a loss, B per image.
 
     Attributes:
         cells: (N, B) int64 into R.
-        positive, negative: (N, B) bool; a cell that is neither fills up and does not count.
+        positive, negative: (N, B) bool; cells that are neither are padding.
     """
 
     cells: Tensor
@@ -200,17 +204,17 @@ class Sample(NamedTuple):
 
 
 def sample_cells(labels: Tensor, batch_size: int, positive_fraction: float) -> Sample:
-    """Draw cells at random: some positive ones, negative ones for the rest.
+    """Sample positive cells at random, and negative ones for the rest of the batch.
 
     Args:
-        labels: (N, R), 1 positive, 0 negative, others never drawn.
-        batch_size: cells to draw in an image.
+        labels: (N, R), 1 positive, 0 negative; others are never sampled.
+        batch_size: number of cells per image.
         positive_fraction: largest share of positives.
     """
     R = labels.shape[1]
     order = torch.rand(labels.shape, device=labels.device)
     most_positive = min(int(batch_size * positive_fraction), R)
-    # Of the cells of a kind, those that come first in a random order.
+    # The first cells of each kind in a random order.
     pos_rank, pos_index = torch.where(labels == 1, order, 2.0).topk(
         most_positive, dim=1, largest=False
     )
@@ -226,7 +230,7 @@ def sample_cells(labels: Tensor, batch_size: int, positive_fraction: float) -> S
         torch.cat([positive, none(negative)], dim=1),
         torch.cat([none(positive), negative], dim=1),
     )
-    # Those that count come first; there are never more than batch_size of them.
+    # Positives and negatives first; there are never more than batch_size of them.
     front = (positive | negative).byte().argsort(dim=1, descending=True, stable=True)
     front = front[:, :batch_size]
     return Sample(index.gather(1, front), positive.gather(1, front), negative.gather(1, front))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from ga_detectron2.modeling import chunks, sparse_conv
+from ga_detectron2.modeling import feature_adaption, sparse_conv
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
 from ga_detectron2.modeling.sparse_conv import (
     NeighboringCells,
@@ -101,7 +101,7 @@ def test_adaption(dtype, size, groups, group_channels, out_channels, share, offs
     expected = reference(adaption, x, deltas)
     expected_gradients = gradients(expected, weights, *parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CELLS_PER_CHUNK", chunk)
+        patch.setattr(feature_adaption, "CELLS_PER_CHUNK", chunk)
         ours = adapt_all(adaption, x, deltas)
         torch.testing.assert_close(ours, expected, **close)
         ours_gradients = gradients(ours, weights, *parameters, deltas)
@@ -115,7 +115,7 @@ def test_adaption(dtype, size, groups, group_channels, out_channels, share, offs
         t.permute(0, 2, 3, 1).flatten(0, 2) for t in (expected, deltas, weights)
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CELLS_PER_CHUNK", chunk)
+        patch.setattr(feature_adaption, "CELLS_PER_CHUNK", chunk)
         some = adaption.at_cells(to_rows(x), cells, row_deltas[cells])
         with torch.no_grad():
             doubled = adaption.at_cells(to_rows(x), cells, row_deltas[cells], lambda y: 2 * y)
@@ -285,7 +285,7 @@ def test_convolution_at_cells(size, channels, share, dense_from):
     else:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sparse_conv, "DENSE_FROM", dense_from)
-            patch.setattr(chunks, "CELLS_PER_CHUNK", 3)
+            patch.setattr(feature_adaption, "CELLS_PER_CHUNK", 3)
             ours = conv3x3(rows, cells, conv, size)
     cells = cells.cells
     dense = conv(x).permute(0, 2, 3, 1).flatten(0, 2)[cells]
