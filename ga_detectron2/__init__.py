@@ -19,14 +19,15 @@ except ImportError as error:
     ) from error
 del dense_detector
 
-# Importing these registers datasets, CLIP_TYPE full_model, ga:// addresses and models.
-from . import data, gradient_clipping, model_zoo, modeling
+# Importing these registers datasets, traceable forms, CLIP_TYPE full_model, ga:// and models.
+from . import data, export, gradient_clipping, model_zoo, modeling
 from .config import add_ga_config, use_guided_anchoring
 from .modeling.guided_anchoring import record_guided_anchors
 
 __all__ = [
     "add_ga_config",
     "data",
+    "export",
     "gradient_clipping",
     "model_zoo",
     "modeling",

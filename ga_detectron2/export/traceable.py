@@ -10,9 +10,14 @@ from detectron2.structures import Instances
 from torch import nn
 
 from ga_detectron2.modeling import GARetinaNet, GuidedAnchorRPN
+from ga_detectron2.modeling.guided_anchoring import TRACEABLE
 
 from .retinanet import TraceableGARetinaNet
 from .rpn import TraceableGuidedAnchorRPN
+
+# Models are then also right within a trace that does not go through make_traceable.
+TRACEABLE[GARetinaNet] = TraceableGARetinaNet
+TRACEABLE[GuidedAnchorRPN] = TraceableGuidedAnchorRPN
 
 
 def make_traceable(model: nn.Module) -> nn.Module:

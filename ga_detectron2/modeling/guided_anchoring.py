@@ -28,10 +28,9 @@ from .targets import GroundTruth, LocationTargets, box_levels, location_targets,
 
 logger = logging.getLogger(__name__)
 
-NOT_EXPORTABLE = (
-    "a model with guided anchors cannot be traced or scripted directly: use "
-    "ga_detectron2.export.make_traceable or tools/export_model.py"
-)
+
+TRACEABLE: dict[type, type] = {}
+"""Wrappers for inference within ``torch.jit.trace``, by the wrapped class; set by ``export``."""
 
 
 class GuidedAnchors(NamedTuple):
@@ -185,10 +184,7 @@ class GuidedAnchoring(nn.Module):
 
         Raises:
             ValueError: the sizes of images and maps contradict the strides.
-            RuntimeError: in ``torch.jit.trace``, whose result would only suit the traced image.
         """
-        if torch.jit.is_tracing():
-            raise RuntimeError(NOT_EXPORTABLE)
         for i, (size, stride) in enumerate(zip(sizes, self.strides, strict=True)):
             # Backbones round up or down where the stride does not divide a side.
             if image_size is not None and any(
@@ -207,7 +203,10 @@ class GuidedAnchoring(nn.Module):
         return GuidedAnchors(grid, loc_logits, shape_deltas, anchors)
 
     def __prepare_scriptable__(self) -> None:
-        raise RuntimeError(NOT_EXPORTABLE)
+        raise RuntimeError(
+            "a model with guided anchors cannot be scripted: trace it, with torch.jit.trace, "
+            "ga_detectron2.export or tools/export_model.py"
+        )
 
     # ------------------------------------------------------------------------------------ geometry
 

@@ -23,6 +23,7 @@ from ga_detectron2.config import guided_anchor_node, has_rpn_defaults
 
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import (
+    TRACEABLE,
     GuidedAnchoring,
     GuidedAnchors,
     init_branches,
@@ -364,6 +365,8 @@ class GARetinaNet(DenseDetector):
         self, images: ImageList, features: list[Tensor], predictions: HeadOutput
     ) -> list[Instances]:
         """N Instances with ``pred_boxes``, ``scores`` and ``pred_classes``, best first."""
+        if torch.jit.is_tracing():
+            return TRACEABLE[GARetinaNet](self).forward_inference(images, features, predictions)
         guided = self._guide(predictions, images.tensor.shape[-2:])
         return self._detect(predictions, guided, images.image_sizes)
 

@@ -24,6 +24,7 @@ from ga_detectron2.config import guided_anchor_node
 
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import (
+    TRACEABLE,
     GuidedAnchoring,
     GuidedAnchors,
     init_branches,
@@ -217,6 +218,8 @@ class GuidedAnchorRPN(nn.Module):
             proposals, N Instances with ``proposal_boxes`` and ``objectness_logits``, best first;
             losses by name (none in inference).
         """
+        if torch.jit.is_tracing() and not self.training:
+            return TRACEABLE[GuidedAnchorRPN](self).forward(images, features)
         hidden, loc_logits, shape_deltas = self.rpn_head([features[f] for f in self.in_features])
         counts = (len(loc_logits), len(images.image_sizes), len(gt_instances or images.image_sizes))
         if len(set(counts)) > 1:

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from detectron2.export import TracingAdapter
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model, build_proposal_generator
 from detectron2.structures import ImageList, Instances, RotatedBoxes
@@ -183,17 +184,37 @@ def test_sizes_without_a_shape_target_are_logged_for_few_levels(caplog):
     assert "smaller than about 70 or larger than about 370 pixels" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["proposals", "retinanet"])
-def test_tracing_and_scripting_point_to_the_export(kind):
+@pytest.mark.parametrize("kind", ["boxes", "retinanet"])
+def test_trace_by_detectron2s_adapter_serves_other_images(kind):
+    """As tools/deploy/export_model.py of detectron2 traces a model."""
     model = build(tiny_config(kind)).eval()
-    image = torch.zeros(3, 64, 96)
-    call = torch.nn.Module()
-    call.model = model
-    call.forward = lambda x: model([{"image": x}])  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match=r"ga_detectron2\.export\.make_traceable"):
-        torch.jit.trace(call, image)
-    with pytest.raises(RuntimeError, match=r"ga_detectron2\.export\.make_traceable"):
-        torch.jit.script(model)
+
+    def inference(model, batch):
+        if kind == "boxes":
+            return model.inference(batch, do_postprocess=False)
+        images = model.preprocess_image(batch)
+        features = model.backbone(images.tensor)
+        features = [features[f] for f in model.head_in_features]
+        return model.forward_inference(images, features, model.head(features))
+
+    first, second = ([{"image": x["image"].float()}] for x in batch_of(SIZES))
+    adapter = TracingAdapter(model, first, inference)
+    with torch.no_grad():
+        traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
+        for batch in (first, second):
+            (found,) = adapter.outputs_schema(traced(batch[0]["image"]))
+            (expected,) = inference(model, batch)
+            assert len(found) == len(expected) > 10
+            torch.testing.assert_close(
+                found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-2
+            )
+            torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["proposals", "retinanet"])
+def test_scripting_points_to_tracing(kind):
+    with pytest.raises(RuntimeError, match=r"cannot be scripted: trace it"):
+        torch.jit.script(build(tiny_config(kind)).eval())
 
 
 # ------------------------------------------------------------------------------------ torch.compile
