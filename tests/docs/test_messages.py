@@ -14,6 +14,8 @@ NOT_OURS = {
     "CUDA out of memory",
     "Non-existent key: ...; did you mean ...?",
     "'full_model' is not a valid GradientClipType",
+    "KeyError: 'area'",
+    "'iscrowd'",
 }
 HEADINGS = re.findall(r"^### (.*)$", text_of(DOCS / "troubleshooting.md"), re.MULTILINE)
 QUOTED = sorted({q for h in HEADINGS for q in re.findall(r"`([^`]*)`", h)} - NOT_OURS)
