@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config.defaults import _C
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor, DefaultTrainer
 
-import ga_detectron2
 from tests.docs.pages import PROJECT, code_blocks, pages
 
 NOT_RUN = {"docs/export.md": "needs an exported model", "docs/tutorial.ipynb": "run as a notebook"}
@@ -20,7 +20,7 @@ PAGES = [
     if (name := str(page.relative_to(PROJECT))) not in NOT_RUN and code_blocks(page, "python")
 ]
 SMALL = [
-    *("MODEL.DEVICE", "cpu", "MODEL.FPN.OUT_CHANNELS", 16, "SOLVER.MAX_ITER", 2),
+    *("MODEL.FPN.OUT_CHANNELS", 16, "SOLVER.MAX_ITER", 2),
     *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0),
 ]
 
@@ -50,6 +50,7 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_C.MODEL, "DEVICE", "cpu")
     for owner in (DefaultTrainer, DefaultPredictor):
         original = owner.__init__
 
@@ -65,8 +66,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_project", "_small")
 def test_snippets_run_in_order(page: str) -> None:
     names: dict = {}
-    if not hasattr(ga_detectron2, "use_guided_anchoring"):
-        pytest.skip("use_guided_anchoring is being built")
     try:
         for number, code in enumerate(code_blocks(PROJECT / page, "python")):
             exec(compile(code, f"{page}, snippet {number}", "exec"), names)
