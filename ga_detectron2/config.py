@@ -147,7 +147,7 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
     architecture, generator = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
     if architecture in ("RetinaNet", "GARetinaNet"):
         published: dict[str, Any] = _GA_RETINANET
-    elif generator in ("RPN", "GuidedAnchorRPN"):
+    elif generator in ("RPN", "GuidedAnchorRPN") and architecture != "SemanticSegmentor":
         # In R-CNN models, the better proposals allow for fewer of them.
         number = 1000 if architecture == "ProposalNetwork" else 300
         limits = {f"MODEL.RPN.POST_NMS_TOPK_{mode}": number for mode in ("TRAIN", "TEST")}

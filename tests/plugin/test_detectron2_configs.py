@@ -4,6 +4,7 @@
 """
 
 import importlib.util
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ CONFIGS = sorted(
     for path in BASE.glob("*/*.yaml")
     if path.parent.name != "quick_schedules"  # short schedules of the same models
 )
+# One of each structure; deeper backbones and longer schedules are in the table.
+TESTED = [name for name in CONFIGS if not re.search(r"_101_|_152_|[39]x|noaug", name)]
 # What has no anchors to replace.
 REFUSED = {
     "fast_rcnn_R_50_FPN_1x.yaml": "PrecomputedProposals",
@@ -42,9 +45,11 @@ def read(name: str) -> CfgNode:
 
 
 def shrink(cfg: CfgNode) -> None:
-    """Narrow layers, for a test of seconds; the structure stays."""
+    """Fewer and narrower layers, for a test of seconds; the parts of the model stay."""
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.PIXEL_STD = [255.0] * 3  # outputs of random layers stay small
     resnets = cfg.MODEL.RESNETS
+    resnets.DEPTH = 50
     resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS = 8, 32
     resnets.NUM_GROUPS, resnets.WIDTH_PER_GROUP = 1, 8
     cfg.MODEL.FPN.OUT_CHANNELS = 32
@@ -93,7 +98,7 @@ def step_and_infer(cfg: CfgNode) -> tuple[dict[str, torch.Tensor], list[dict[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", TESTED)
 def test_config_becomes_guided(name: str) -> None:
     cfg = read(name)
     before = cfg.clone()
