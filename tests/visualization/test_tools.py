@@ -48,7 +48,7 @@ def test_demo_skips_what_is_no_picture_and_says_so(demo, pictures, tmp_path, cap
     )
     assert files_in(tmp_path / "out") == ["picture0.png", "picture1.png"]
     output, errors = capsys.readouterr()
-    assert f"skipped {pictures / 'broken.jpg'}: it cannot be read as a picture" in errors
+    assert f"skipped {pictures / 'broken.jpg'}: the image cannot be decoded" in errors
     assert f"skipped {tmp_path / 'absent.jpg'}: there is no such file" in errors
     assert "notes.txt" not in errors
     assert f"2 of 4 images are in {tmp_path / 'out'}" in output
