@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""Check a JSON of detections before it goes to COCO's evaluation server, and zip it.
+"""Check detections before they are uploaded to COCO's evaluation server, and zip them.
 
     tools/check_results.py output/inference/coco_instances_results.json \\
         --annotations image_info_test-dev2017.json --zip detections_test-dev2017_GA_results.zip
 
-Every detection must have an image and a category of the data set, a box with a width and a height,
-and a score; an image may have 100 of them; and pycocotools must load the file. The exit status is 1
-if anything is wrong.
+Every detection must have an image and a category of the dataset, a box with a width and a height,
+and a score; an image may have at most 100 of them; and pycocotools must load the file. The exit
+status is 1 if anything is wrong.
 """
 
 import argparse
 
 from ga_detectron2.engine.command_line import errors_in_one_line, make_parser
 from ga_detectron2.engine.output_paths import check_output_file
-from ga_detectron2.evaluation.coco_results import ResultsError, check_results, zip_results
+from ga_detectron2.evaluation.coco_results import check_results, zip_results
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,14 +39,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    with errors_in_one_line("check_results.py", ResultsError):
+    with errors_in_one_line("check_results.py"):
         if args.zip:
-            check_output_file("--zip", args.zip)
+            check_output_file("--zip", args.zip, [args.results, args.annotations])
         found = check_results(args.results, args.annotations)
         if args.zip:
             zip_results(args.results, args.zip)
     print(
-        f"{args.results} can be handed in: {found.detections} detections on {found.images} images, "
+        f"{args.results} can be uploaded: {found.detections} detections on {found.images} images, "
         f"at most {found.most_per_image} on one; {found.images_without} images have none"
     )
     if args.zip:

@@ -1,16 +1,16 @@
 #!/usr/bin/env python
-"""Say what the guided anchors of a model do, by level, for any weights and data set.
+"""Diagnose the guided anchors of a model by level, for any weights and dataset.
 
     tools/diagnose.py --config-file configs/small/ga_rpn_R_18.yaml
     tools/diagnose.py --config-file configs/ga_rpn_R_50.yaml --max-images 500 \\
         MODEL.WEIGHTS ga://ga_rpn_R_50
 
-The weights are MODEL.WEIGHTS where that is given here, or else the last checkpoint in OUTPUT_DIR.
-Prints, for the levels of each data set of DATASETS.TEST: the share of cells that pass the location
+The weights are MODEL.WEIGHTS where it is given here, otherwise the last checkpoint in OUTPUT_DIR.
+Prints, for the levels of each dataset of DATASETS.TEST: the share of cells that pass the location
 filter, the share of objects whose centre passes, the location probability at centres and outside of
-objects, and the mean over the objects of the best IoU of squares, approximate anchors, guided
-anchors, and guided anchors of cells that pass. It also says whether the location branch was trained
-upside down, as some of the published files were: see docs/deviations.md.
+objects, and the mean over the objects of the best IoU with squares, approximate anchors, guided
+anchors, and guided anchors of cells that pass. Reports an inverted location branch, as some of the
+published files have: see docs/deviations.md.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from ga_detectron2.engine.command_line import (
     add_overrides,
     at_least,
     errors_in_one_line,
+    input_files,
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file
@@ -43,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--max-images",
         type=at_least(1),
         metavar="N",
-        help="take only the first N images of each data set (default: all)",
+        help="use only the first N images of each dataset (default: all)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file as well")
     add_overrides(parser)
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with errors_in_one_line("diagnose.py"):
         if args.json:
-            check_output_file("--json", args.json)
+            check_output_file("--json", args.json, input_files(args))
         results = run(args)
         for name, result in results["datasets"].items():
             print(f"\n{name}, {results['weights']}: {format_diagnosis(result)}")

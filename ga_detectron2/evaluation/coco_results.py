@@ -1,4 +1,4 @@
-"""Checking a file of detections before it goes to COCO's evaluation server."""
+"""Checks of detections before they are uploaded to COCO's evaluation server."""
 
 import contextlib
 import io
@@ -11,24 +11,22 @@ from typing import Any, NamedTuple
 
 from pycocotools.coco import COCO
 
-__all__ = ["ResultsError", "ResultsSummary", "check_results", "zip_results"]
+from ga_detectron2.errors import DataError
+
+__all__ = ["ResultsSummary", "check_results", "zip_results"]
 
 MAX_DETECTIONS = 100
-"""Detections an image that the server looks at."""
-
-
-class ResultsError(ValueError):
-    """A file of detections cannot be handed in. The message is one line and says where and why."""
+"""Detections per image that the server evaluates."""
 
 
 class ResultsSummary(NamedTuple):
-    """What a file holds.
+    """Numbers of detections in a file.
 
     Attributes:
-        detections: their number.
-        images: number of images with detections.
-        images_without: number of images of the data set without any.
-        most_per_image: the largest number of detections in an image.
+        detections: all of them.
+        images: images with detections.
+        images_without: images of the dataset without detections.
+        most_per_image: largest number of detections in an image.
     """
 
     detections: int
@@ -38,7 +36,7 @@ class ResultsSummary(NamedTuple):
 
 
 def check_results(results_file: str, annotations_file: str) -> ResultsSummary:
-    """Check detections in COCO's format, by the rules of its server and by pycocotools.
+    """Check detections in COCO's format by the rules of its server and with pycocotools.
 
     Args:
         results_file: JSON, a list of detections with ``image_id``, ``category_id``, ``bbox``
@@ -47,46 +45,46 @@ def check_results(results_file: str, annotations_file: str) -> ResultsSummary:
             ``image_info_test-dev2017.json``, has no annotations.
 
     Raises:
-        ResultsError: in one line, with the first detection that is wrong.
+        DataError: names the first detection that is wrong.
         OSError: a file cannot be read.
     """
     images, categories = _read_ids(annotations_file)
     results = _read_json(results_file)
     if not isinstance(results, list):
-        raise ResultsError(f"{results_file}: holds no list of detections")
+        raise DataError(f"{results_file}: not a list of detections")
     if not results:
-        raise ResultsError(f"{results_file}: there are no detections in it")
+        raise DataError(f"{results_file}: no detections")
     per_image: Counter[int] = Counter()
     for i, result in enumerate(results):
         problem = _find_problem(result, images, categories)
         if problem:
-            raise ResultsError(f"{results_file}: detection {i} (of the list) {problem}")
+            raise DataError(f"{results_file}: detection {i} {problem}")
         per_image[result["image_id"]] += 1
     image, most = per_image.most_common(1)[0]
     if most > MAX_DETECTIONS:
-        raise ResultsError(
-            f"{results_file}: image {image} has {most} detections, but the server looks at "
-            f"{MAX_DETECTIONS} an image: set TEST.DETECTIONS_PER_IMAGE to {MAX_DETECTIONS}"
+        raise DataError(
+            f"{results_file}: image {image} has {most} detections, but the server evaluates "
+            f"{MAX_DETECTIONS} per image; set TEST.DETECTIONS_PER_IMAGE to {MAX_DETECTIONS}"
         )
     _load_by_pycocotools(results_file, annotations_file, len(results))
     return ResultsSummary(len(results), len(per_image), len(images) - len(per_image), most)
 
 
 def zip_results(results_file: str, zip_file: str) -> None:
-    """Put a file of detections into a zip, under the zip's own name, as the server wants it.
+    """Put detections into a zip file in the form that the server requires.
 
     Args:
         results_file: checked by :func:`check_results`.
         zip_file: such as ``detections_test-dev2017_NAME_results.zip``.
 
     Raises:
-        ResultsError: the name of the zip is another kind.
+        DataError: the name of the zip file has another form.
     """
     path = Path(zip_file)
     name = path.name
     if not (name.startswith("detections_test-dev2017_") and name.endswith("_results.zip")):
-        raise ResultsError(
-            f"{zip_file}: the server asks for the name detections_test-dev2017_NAME_results.zip"
+        raise DataError(
+            f"{zip_file}: the server requires the name detections_test-dev2017_NAME_results.zip"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -98,7 +96,7 @@ def _read_json(path: str) -> Any:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except ValueError as error:
-        raise ResultsError(f"{path}: not a JSON file ({error})") from error
+        raise DataError(f"{path}: not a JSON file ({error})") from error
 
 
 def _read_ids(annotations_file: str) -> tuple[set[int], set[int]]:
@@ -106,24 +104,24 @@ def _read_ids(annotations_file: str) -> tuple[set[int], set[int]]:
     try:
         return ({x["id"] for x in contents["images"]}, {x["id"] for x in contents["categories"]})
     except (KeyError, TypeError) as error:
-        raise ResultsError(
+        raise DataError(
             f"{annotations_file}: not a COCO JSON with the lists images and categories"
         ) from error
 
 
 def _find_problem(result: Any, images: set[int], categories: set[int]) -> str | None:
-    """What is wrong with a detection, as the rest of a sentence."""
+    """What is wrong with a detection, as the end of a sentence; None if it is correct."""
     if not isinstance(result, dict):
         return "is not an object"
     for key in ("image_id", "category_id", "bbox", "score"):
         if key not in result:
             return f"has no '{key}'"
     if not _is_id(result["image_id"], images):
-        return f"has the image_id {result['image_id']!r}, which the data set does not have"
+        return f"has the image_id {result['image_id']!r}, which is not in the dataset"
     if not _is_id(result["category_id"], categories):
         return (
-            f"has the category_id {result['category_id']!r}, which the data set does not have "
-            "(ids are those of the JSON, not counted from 0)"
+            f"has the category_id {result['category_id']!r}, which is not in the dataset "
+            "(ids are those of the JSON and do not start at 0)"
         )
     box = result["bbox"]
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
@@ -146,14 +144,14 @@ def _is_number(value: Any) -> bool:
 def _load_by_pycocotools(results_file: str, annotations_file: str, number: int) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(annotations_file)
-        # loadRes copies these from the data set, but image_info files may lack one of them.
+        # loadRes copies these from the dataset, but image_info files may lack them.
         coco.dataset.setdefault("info", {})
         coco.dataset.setdefault("licenses", [])
         try:
             loaded = coco.loadRes(results_file)
         except (AssertionError, KeyError, ValueError) as error:
-            raise ResultsError(f"{results_file}: pycocotools refuses it ({error})") from error
+            raise DataError(f"{results_file}: pycocotools cannot load it ({error})") from error
     if len(loaded.getAnnIds()) != number:
-        raise ResultsError(
+        raise DataError(
             f"{results_file}: pycocotools finds {len(loaded.getAnnIds())} of {number} detections"
         )

@@ -1,4 +1,4 @@
-"""What a model's guided anchoring does, by level: what the filter keeps, how anchors fit."""
+"""Diagnosis of guided anchors by level: cells that the filter keeps, and fit of the anchors."""
 
 from collections import OrderedDict
 from typing import Any
@@ -22,15 +22,14 @@ from .anchor_stats import AnchorStats, summarize
 
 __all__ = ["GuidedAnchorDiagnosis", "diagnose", "format_diagnosis", "judge_location_branch"]
 
-LEAST_CONTRAST = 1.2
-"""Between mean probabilities at centres and elsewhere, from which on the branch has a direction."""
+MIN_CONTRAST = 1.2
+"""Minimum ratio of mean probabilities, centres to elsewhere, of a branch that has learned."""
 
 
 class GuidedAnchorDiagnosis(DatasetEvaluator):
-    """Collects, over a data set, what the location and shape branches of a model say of its boxes.
+    """Statistics of the location and shape branches over the boxes of a dataset.
 
-    Boxes are the annotations that are no crowds, in the size in which the model sees them. For
-    what is counted see :class:`AnchorStats`.
+    Crowds are left out. Boxes are in pixels of the network's input. See :class:`.AnchorStats`.
 
     Example:
         >>> with record_guided_anchors(model) as records:
@@ -49,9 +48,8 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         Args:
             dataset_name: registered; its records hold the boxes.
             model: with guided anchors.
-            records: the list of :func:`record_guided_anchors`, which each batch adds to. It is
-                emptied as batches are processed.
-            distributed: whether to add up what all processes have seen, on the main one.
+            records: the list of :func:`record_guided_anchors`; emptied with each batch.
+            distributed: whether to sum over all processes, on the main one.
         """
         self._annotations = {
             record["image_id"]: record.get("annotations", [])
@@ -68,7 +66,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         self._stats = AnchorStats(self._settings)
 
     def process(self, inputs: list[dict[str, Any]], outputs: Any) -> None:
-        """Take the anchors that the model has just made of ``inputs``; ``outputs`` do not matter.
+        """Add the anchors that the model has just predicted for ``inputs``; ignores ``outputs``.
 
         Args:
             inputs: with ``image`` (C, H, W), ``image_id``, and ``height`` and ``width`` of the
@@ -84,18 +82,18 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
 
         ``levels`` is a list of dictionaries, ``all`` one of the same for all levels together:
 
-        - ``stride`` (not in ``all``), ``cells``, ``objects``: what there is;
-        - ``kept_share``: of the cells, those that pass the location filter;
-        - ``center_recall``: of the boxes, those with their centre in a cell that passes, the
-          nearest cell of the level that the box belongs to;
-        - ``center_probability``, ``outside_probability``: mean location probability of cells that
-          training would tell that they are a centre, or belong to no object;
+        - ``stride`` (not in ``all``), and numbers of ``cells`` and ``objects``;
+        - ``kept_share``: share of the cells that pass the location filter;
+        - ``center_recall``: share of the boxes for which the cell nearest to the centre, on the
+          level of the box, passes;
+        - ``center_probability``, ``outside_probability``: mean location probability of cells whose
+          location target is 1, or 0;
         - ``iou_square``, ``iou_approximate``, ``iou_guided``, ``iou_kept``: mean over the boxes of
-          the best IoU of a square, an approximate anchor, a guided anchor, and the guided anchor
+          the best IoU with a square, an approximate anchor, a guided anchor, and the guided anchor
           of a cell that passes.
 
-        Shares and means are None where there is nothing to count. None on other than the main
-        process.
+        Shares and means are None where there is nothing to count. Returns None on other than the
+        main process.
         """
         sums, num_images = self._stats.sums, self._num_images
         if self._distributed:
@@ -119,7 +117,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         )
 
     def _ground_truth(self, image: dict[str, Any]) -> Instances:
-        """Boxes in pixels of the image that the model sees."""
+        """Boxes in pixels of the network's input."""
         size = (image["image"].shape[-2], image["image"].shape[-1])
         rows = [
             BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
@@ -135,13 +133,13 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
 def diagnose(
     cfg: CfgNode, model: nn.Module, dataset_name: str, max_images: int | None = None
 ) -> dict[str, Any]:
-    """Run a model over a data set and say what its guided anchors do.
+    """Run :class:`GuidedAnchorDiagnosis` with a model on a dataset.
 
     Args:
-        cfg: for what is done to images before the model gets them.
+        cfg: configuration of input images.
         model: with guided anchors and weights.
         dataset_name: registered.
-        max_images: the first so many of them; None: all.
+        max_images: number of images, the first ones; None for all.
 
     Returns:
         ``guided_anchors`` of :meth:`GuidedAnchorDiagnosis.evaluate`; empty on other than the main
@@ -162,7 +160,7 @@ def diagnose(
 
 
 def format_diagnosis(result: dict[str, Any]) -> str:
-    """What :func:`diagnose` returns, as a table in Markdown and a sentence on the branch."""
+    """Result of :func:`diagnose` as a Markdown table, with a sentence on the location branch."""
     rows = [(f"stride {level['stride']}", level) for level in result["levels"]]
     rows.append(("all", result["all"]))
     lines = [
@@ -189,25 +187,25 @@ def format_diagnosis(result: dict[str, Any]) -> str:
 
 
 def judge_location_branch(result: dict[str, Any]) -> str:
-    """A sentence on which way up the location branch of a diagnosis was trained."""
+    """A sentence on whether the location branch has learned, or has learned the opposite."""
     row = result["all"]
     center, outside = row["center_probability"], row["outside_probability"]
     if center is None or outside is None:
-        return "No object belongs to any cell: nothing can be said of the location branch."
+        return "No object belongs to any cell: the location branch cannot be judged."
     values = f"its probability is {center:.3f} at centres of objects and {outside:.3f} outside"
-    if max(center, outside) < LEAST_CONTRAST * min(center, outside):
+    if max(center, outside) < MIN_CONTRAST * min(center, outside):
         return (
-            f"The location branch does not tell where objects are (yet): {values}. "
+            f"The location branch does not separate objects from the rest (yet): {values}. "
             f"The filter keeps {100 * row['kept_share']:.1f} % of the cells."
         )
     if center < outside:
         return (
-            f"The location branch was trained UPSIDE DOWN: {values}. The filter drops cells for "
-            "being sure centres; MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH 0 keeps all cells (see "
+            f"The location branch is INVERTED: {values}. The filter drops the cells that are most "
+            "likely centres; MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH 0 keeps all cells (see "
             "docs/deviations.md)."
         )
     return (
-        f"The location branch is the right way up: {values}. "
+        f"The location branch is correct: {values}. "
         f"The filter keeps {100 * row['kept_share']:.1f} % of the cells."
     )
 

@@ -1,4 +1,4 @@
-"""The cells that pass the location filter, found in a way that a trace follows to other sizes."""
+"""Cells that pass the location filter, computed such that a trace fits other image sizes."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Level(NamedTuple):
     Attributes:
         kept: (H * W,) bool, cells that pass the location filter.
         shape_deltas: (H * W, 2), the shape outputs.
-        height, width: of the map in cells; in a trace, tensors without axes.
+        height, width: of the map in cells; scalar tensors in a trace.
         stride: pixels from a cell to the next.
     """
 
@@ -28,7 +28,7 @@ class Level(NamedTuple):
 
     def guided_anchors(self, guided_anchoring: GuidedAnchoring, cells: Tensor) -> Tensor:
         """(K, 4) guided anchors, in pixels, of cells (K,)."""
-        # A grid of all cells, as it is kept for every size, would be a constant of the trace.
+        # A cached grid of all cells would be a constant of the trace.
         position = torch.stack([cells % self.width, cells // self.width], dim=1)
         centers = position.to(torch.float32) * self.stride
         return make_guided_anchors(
@@ -46,16 +46,16 @@ def levels_by_image(
     loc_logits: Tensor,
     shape_deltas: Tensor,
 ) -> list[list[Level]]:
-    """Cut the outputs of the two branches into levels.
+    """Split the outputs of the two branches by image and level.
 
     Args:
-        guided_anchoring: with the filter's threshold and the strides.
-        features: L levels of N images, for their sizes.
+        guided_anchoring: settings of the model.
+        features: L levels of N images.
         loc_logits: (N, R).
         shape_deltas: (N, R, 2).
 
     Returns:
-        N lists of L levels. The number of images is fixed in a trace, that of cells is not.
+        N lists of L levels. N is fixed in a trace, the number of cells is not.
     """
     counts = [x.height * x.width for x in features]
     kept = (loc_logits.sigmoid() >= guided_anchoring.loc_filter_thresh).split(counts, dim=1)
@@ -72,5 +72,5 @@ def levels_by_image(
 
 
 def of_image(features: FeatureRows, n: int) -> FeatureRows:
-    """The ``n``-th image's part of a batch's features."""
+    """Features of the ``n``-th image of a batch."""
     return features._replace(rows=features.rows[n : n + 1])

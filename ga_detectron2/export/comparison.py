@@ -1,4 +1,4 @@
-"""How far two lists of results are apart."""
+"""Differences between two lists of results."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-# Results that differ by more than this many pixels, or this much score, are not the same result.
+# Results that differ by more than this are different results.
 PAIR_WITHIN_PIXELS = 1.0
 PAIR_WITHIN_SCORE = 0.01
 
 
 class Differences(NamedTuple):
-    """Of what an exported model found to what its original did.
+    """Differences between the results of an exported model and of its original.
 
     Attributes:
         found, expected: numbers of results.
-        unmatched: results of either that the other does not have, of the same class, within 1 pixel
-            and 0.01 of score.
-        box: largest difference of a coordinate of the others, in pixels.
-        score: largest difference of a score of the others.
-        mask: largest difference of a pixel of their masks, from 0 to 1; 0 where there are none.
-        keypoint: largest difference of a coordinate of their keypoints, in pixels, likewise.
+        unmatched: results of either without one of the other that has the same class and is within
+            1 pixel and 0.01 of score.
+        box: largest difference of a coordinate of matched results, in pixels.
+        score: largest difference of their scores.
+        mask: largest difference of a pixel of their masks, from 0 to 1; 0 without masks.
+        keypoint: largest difference of a coordinate of their keypoints, in pixels; likewise.
     """
 
     found: int
@@ -34,7 +34,7 @@ class Differences(NamedTuple):
 
 
 def compare_results(found: Instances, expected: Instances) -> Differences:
-    """Compare the results of one image, in whatever order those of nearly equal scores come."""
+    """Compare the results of one image, in any order."""
     boxes, scores, classes = _parts(found)
     their_boxes, their_scores, their_classes = _parts(expected)
     if not len(boxes) or not len(their_boxes):

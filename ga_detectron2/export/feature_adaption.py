@@ -1,9 +1,9 @@
-"""Feature adaption at some cells, in a form that a traced graph holds.
+"""Feature adaption at some cells, in a form that can be traced.
 
-PyTorch's own graph has ``embedding_bag``, by which :class:`FeatureAdaption` gathers; ONNX has it
-not. There, taps are gathered one after the other by plain indices, and each is multiplied with its
-part of the kernel at once: a tap of all cells is all that is in memory, and ONNX Runtime's CPU
-takes a third of the time that its GridSample would.
+TorchScript has ``embedding_bag``, with which :class:`FeatureAdaption` gathers; ONNX does not.
+There, taps are gathered by plain indices, one after the other, and each is multiplied with its part
+of the kernel at once: memory holds a single tap of all cells, and ONNX Runtime's CPU needs a third
+of the time of its GridSample.
 """
 
 import torch
@@ -21,7 +21,7 @@ from ga_detectron2.modeling.feature_adaption import (
 def adapt_cells(
     adaption: FeatureAdaption, features: FeatureRows, cells: Tensor, shape_deltas: Tensor
 ) -> Tensor:
-    """What :meth:`FeatureAdaption.at_cells` computes, by operators that the export has.
+    """The result of :meth:`FeatureAdaption.at_cells`, by operators that can be exported.
 
     Args:
         adaption: with the weights.
@@ -34,14 +34,14 @@ def adapt_cells(
     """
     if torch.onnx.is_in_onnx_export():
         return adapt_cells_by_indices(adaption, features, cells, shape_deltas)
-    # Not at_cells: a trace would have as many chunks as there were cells when it was made.
+    # Not at_cells: a trace would have the number of chunks of the traced image.
     return adaption.project(adaption.gather_taps(features, cells, shape_deltas))
 
 
 def adapt_cells_by_indices(
     adaption: FeatureAdaption, features: FeatureRows, cells: Tensor, shape_deltas: Tensor
 ) -> Tensor:
-    """As :func:`adapt_cells`, with nothing but indices, products and sums."""
+    """As :func:`adapt_cells`, by indices, products and sums alone."""
     rows, height, width = features
     groups = adaption.deform_groups
     offsets = F.linear(shape_deltas, adaption.offset.weight.flatten(1))
@@ -52,7 +52,7 @@ def adapt_cells_by_indices(
     y, y_weight = _between(row[..., None], offsets[:, 0], height)  # (9, 2, K, groups)
     x, x_weight = _between(column[..., None], offsets[:, 1], width)
     group = torch.arange(groups, device=cells.device)
-    # Pieces of one group at one cell, groups within cells; four of them make a moved tap.
+    # Pieces of one group at one cell, groups within cells; a moved tap is a sum of four.
     pieces = rows.reshape(-1, rows.shape[-1] // groups)
     entries = (y[:, :, None] * width + x[:, None]) * groups + group
     weights = y_weight[:, :, None] * x_weight[:, None]
@@ -61,7 +61,7 @@ def adapt_cells_by_indices(
 
 
 def _between(start: Tensor, offset: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two rows (or columns) between which a moved tap lies.
+    """The two rows (or columns) between which moved taps lie.
 
     Args:
         start: (9, K, 1) int64, where the taps are before they are moved.
@@ -71,7 +71,7 @@ def _between(start: Tensor, offset: Tensor, size: int) -> tuple[Tensor, Tensor]:
     Returns:
         (9, 2, K, groups) int64 indices, and their weights, which are 0 outside the map.
     """
-    # Beyond one pixel outside the map there is nothing, and no index may grow without bound.
+    # Everything beyond one pixel outside the map is 0; indices must stay bounded.
     position = (start + offset).nan_to_num(nan=-2.0).clamp(-2, size + 1)
     floor = position.floor()
     share = position - floor
@@ -81,8 +81,7 @@ def _between(start: Tensor, offset: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return index.clamp(0, size - 1), torch.where(inside, weight, 0.0)
 
 
-# Scripted, a loop remains a loop in the graph: an export of all taps, one after the other, would
-# take minutes.
+# Scripted, a loop stays a loop in the graph; exporting the taps one by one would take minutes.
 @torch.jit.script_if_tracing
 def _sum_of_taps(pieces: Tensor, entries: Tensor, weights: Tensor, kernel: Tensor) -> Tensor:
     """Interpolate the taps, multiply each with its part of the kernel, add up, ReLU.

@@ -1,4 +1,4 @@
-"""The folder that an export leaves: the model, and what one must know to use it."""
+"""The folder of an exported model: the model and a description of inputs and outputs."""
 
 import json
 from pathlib import Path
@@ -27,12 +27,12 @@ def export_folder(
         cfg: of the model.
         model: see :func:`make_traceable`.
         image: (C, H, W), any image that the model takes.
-        folder: made if it is not there.
+        folder: created if it does not exist.
         file_format: "torchscript" or "onnx".
         opset: of ONNX.
 
     Returns:
-        the model's file.
+        the path of the model.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

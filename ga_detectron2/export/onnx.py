@@ -2,40 +2,42 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .tracing import INPUT_NAME, make_adapter, output_names, without_tracer_warnings
 
-# The first with RoiAlign as detectron2 has it is 16.
 DEFAULT_OPSET = 17
+"""At least 16, the first with detectron2's ROIAlign."""
 
 
 def export_onnx(
     model: nn.Module, image: Tensor, file: Path, opset: int = DEFAULT_OPSET
 ) -> list[str]:
-    """Write ``model`` as ONNX. Height and width of its input are free, as are numbers of results.
+    """Write a model as ONNX. Height and width of the input and the number of results are dynamic.
 
     Args:
         model: see :func:`make_traceable`.
         image: (C, H, W), any image that the model takes.
-        file: to be written.
+        file: path of the new file.
         opset: of the ONNX operators, at least 16.
 
     Returns:
-        the names of the outputs.
+        names of the outputs.
 
     Raises:
-        ValueError: a model with a head for keypoints.
+        ValueError: the model has a keypoint head.
     """
     if getattr(getattr(model, "roi_heads", None), "keypoint_on", False):
         raise ValueError(
             "models with keypoints (MODEL.KEYPOINT_ON) cannot be exported as onnx: torch.onnx does "
-            "not take what detectron2 makes keypoints of heat maps with; torchscript can hold it"
+            "not support detectron2's step from heat maps to keypoints; use torchscript"
         )
-    # Newer versions of torch have a second exporter, for which detectron2 was not written.
+    # The exporter for which detectron2 was written, where torch has two of them.
     has_two = "dynamo" in inspect.signature(torch.onnx.export).parameters
+    options: dict[str, Any] = {"dynamo": False} if has_two else {}
     with torch.no_grad(), without_tracer_warnings():
         adapter = make_adapter(model, image)
         names = output_names(adapter)
@@ -50,6 +52,6 @@ def export_onnx(
                 INPUT_NAME: {1: "height", 2: "width"},
                 **{name: {0: "results"} for name in names if name != "image_size"},
             },
-            **({"dynamo": False} if has_two else {}),
+            **options,
         )
     return names

@@ -1,4 +1,4 @@
-"""GA-RetinaNet's inference in a form that can be traced: sizes and numbers of cells stay open."""
+"""Inference of GA-RetinaNet that can be traced, with dynamic sizes and numbers of cells."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ from .feature_adaption import adapt_cells
 
 
 class TraceableGARetinaNet(DenseDetector):
-    """Takes the place of a :class:`GARetinaNet` for a trace.
+    """Replacement of a :class:`GARetinaNet` in a trace, with the same layers and results.
 
-    It has that one's layers, and detects the same boxes. It cannot train.
+    It cannot train.
     """
 
     def __init__(self, model: GARetinaNet):
@@ -94,7 +94,7 @@ class TraceableGARetinaNet(DenseDetector):
         boxes = settings.box2box_transform.apply_deltas(box_deltas, anchors)
 
         scores = logits.sigmoid()
-        # A tensor, so that the trace follows it; topk takes it for a number.
+        # A tensor, so that the trace follows it; topk accepts it as a number.
         k: Any = torch.as_tensor(scores.shape[0]).clamp(max=settings.test_topk_candidates)
         best = scores.amax(dim=1).topk(k).indices
         scores, boxes = scores[best], boxes[best]

@@ -1,4 +1,4 @@
-"""GA-RPN's inference in a form that can be traced: sizes and numbers of cells stay open."""
+"""Inference of GA-RPN that can be traced, with dynamic sizes and numbers of cells."""
 
 import math
 
@@ -15,9 +15,9 @@ from .feature_adaption import adapt_cells
 
 
 class TraceableGuidedAnchorRPN(nn.Module):
-    """Takes the place of a :class:`GuidedAnchorRPN` for a trace.
+    """Replacement of a :class:`GuidedAnchorRPN` in a trace, with the same weights and results.
 
-    It holds that one with its weights, and proposes the same boxes. It cannot train.
+    It cannot train.
     """
 
     def __init__(self, rpn: GuidedAnchorRPN):
@@ -43,9 +43,9 @@ class TraceableGuidedAnchorRPN(nn.Module):
         boxes, logits = [], []
         for features, level in zip(hidden, levels, strict=True):
             level_boxes, level_logits = self._boxes_of_level(features, level)
-            # A box that is left out again because it is not finite. Without it, the trace would
-            # not have that step, and ONNX cannot reshape a level without a box (the 0 of a shape
-            # means there that the axis stays as it was).
+            # An infinite box, which is dropped again. Without it, the trace would lack that step,
+            # and ONNX could not reshape a level without boxes (a 0 in a shape means there that the
+            # axis keeps its size).
             boxes.append(F.pad(level_boxes, (0, 0, 0, 1))[None])
             logits.append(F.pad(level_logits, (0, 1), value=-math.inf)[None])
         rpn = self.rpn

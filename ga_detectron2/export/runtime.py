@@ -1,4 +1,4 @@
-"""Run what was exported, from Python."""
+"""Exported models in Python."""
 
 import json
 from collections.abc import Callable
@@ -17,19 +17,16 @@ FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
 
 
 class ExportedModel:
-    """A model of a folder that ``tools/export_model.py`` wrote.
-
-    It is called as detectron2's models are, and so can be given to its evaluation.
-    """
+    """A model from a folder of ``tools/export_model.py``, called like a detectron2 model."""
 
     def __init__(self, folder: str | Path):
         """
         Args:
-            folder: with ``model.json`` and what that names.
+            folder: with ``model.json`` and the model.
 
         Raises:
             OSError: a file is missing.
-            ModuleNotFoundError: it is an ONNX file, and there is no onnxruntime.
+            ModuleNotFoundError: the model is ONNX and onnxruntime is not installed.
         """
         folder = Path(folder)
         self.description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -38,7 +35,7 @@ class ExportedModel:
         self._run = load(folder / self.description["file"])
 
     def infer(self, image: Tensor) -> Instances:
-        """What is found in an image (C, H, W) float32, in pixels of that image."""
+        """Results for an image (C, H, W) float32, in pixels of that image."""
         fields = dict(zip(self._names, self._run(image), strict=True))
         height, width = fields.pop("image_size").tolist()
         return Instances(
@@ -47,7 +44,7 @@ class ExportedModel:
         )
 
     def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """As detectron2's models: results in pixels of ``"height"`` and ``"width"``."""
+        """Results in pixels of ``"height"`` and ``"width"``, as from a detectron2 model."""
         results = []
         for x in batched_inputs:
             found = self.infer(x["image"].float())

@@ -1,4 +1,4 @@
-"""A model as it can be traced, and what is asked of a model, traceable or not."""
+"""Models in a form that can be traced, and inference with either form."""
 
 import copy
 from typing import Any
@@ -21,17 +21,17 @@ TRACEABLE[GuidedAnchorRPN] = TraceableGuidedAnchorRPN
 
 
 def make_traceable(model: nn.Module) -> nn.Module:
-    """The same model, on the same weights, with its guided anchors in a form that can be traced.
+    """A model with the same weights whose guided anchors can be traced.
 
     Args:
-        model: any model of detectron2's with a ``GuidedAnchorRPN``, or a ``GARetinaNet``; in
-            inference mode.
+        model: a ``GARetinaNet``, or any model with a ``GuidedAnchorRPN`` as its
+            ``proposal_generator``; in evaluation mode.
 
     Raises:
-        ValueError: another model, or one in training mode.
+        ValueError: the model is another one, or in training mode.
     """
     if model.training:
-        raise ValueError("only a model in inference mode can be exported: call model.eval() first")
+        raise ValueError("a model in training mode cannot be exported: call model.eval() first")
     if isinstance(model, GARetinaNet):
         return TraceableGARetinaNet(model)
     generator = getattr(model, "proposal_generator", None)
@@ -41,7 +41,7 @@ def make_traceable(model: nn.Module) -> nn.Module:
             f"proposal_generator is a GuidedAnchorRPN, not {type(generator).__name__}"
         )
     traceable = copy.copy(model)
-    # The copy gets a table of parts of its own, and so its own proposal generator.
+    # The copy has its own dictionary of modules, and hence its own proposal generator.
     traceable._modules = {
         **model._modules,
         "proposal_generator": TraceableGuidedAnchorRPN(generator),
@@ -50,14 +50,14 @@ def make_traceable(model: nn.Module) -> nn.Module:
 
 
 def infer(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[Instances]:
-    """What ``model`` finds, in pixels of the images that it is given.
+    """Results of a model in pixels of its input.
 
     Args:
         model: a ``GeneralizedRCNN``, a ``ProposalNetwork`` or a dense detector.
         batched_inputs: N times ``{"image": (C, H, W)}``.
 
     Returns:
-        N Instances; not rescaled to ``"height"`` and ``"width"``, and masks not pasted.
+        N Instances, not rescaled to ``"height"`` and ``"width"``, with masks not pasted.
     """
     if isinstance(model, GeneralizedRCNN):
         return model.inference(batched_inputs, do_postprocess=False)
@@ -68,4 +68,4 @@ def infer(model: nn.Module, batched_inputs: list[dict[str, Any]]) -> list[Instan
         features = model.backbone(images.tensor)
         features = [features[f] for f in model.head_in_features]
         return model.forward_inference(images, features, model.head(features))
-    raise ValueError(f"{type(model).__name__} is no model whose results this can read")
+    raise ValueError(f"results of a {type(model).__name__} are not supported")

@@ -1,4 +1,4 @@
-"""A model as a function of tensors, which TorchScript and ONNX can hold."""
+"""Models as functions of tensors, as TorchScript and ONNX need them."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,34 +14,34 @@ INPUT_NAME = "image"
 
 
 def make_adapter(model: nn.Module, image: Tensor) -> TracingAdapter:
-    """Flatten inputs and outputs of a model for one image.
+    """An adapter that flattens inputs and outputs of a model for one image.
 
     Args:
         model: see :func:`make_traceable`.
-        image: (C, H, W), as the model takes it. What is traced does not depend on what it shows.
+        image: (C, H, W), any image that the model takes.
 
     Returns:
-        an adapter that has been called once, so that its ``outputs_schema`` is known.
+        an adapter that was called once, so that its ``outputs_schema`` is known.
     """
     adapter = TracingAdapter(make_traceable(model), [{"image": image}], infer)
-    # Whoever exports it puts all parts of it back into the mode in which the adapter was.
+    # Exporters restore the mode of the adapter in all of its modules.
     adapter.eval()
     adapter(*adapter.flattened_inputs)
     return adapter
 
 
 def output_names(adapter: TracingAdapter) -> list[str]:
-    """Names of the adapter's outputs, those of the fields of its Instances and ``image_size``."""
+    """Names of the adapter's outputs: fields of its Instances, and ``image_size``."""
     (instances,) = adapter.outputs_schema.schemas
     return [*instances.keys, "image_size"]
 
 
 @contextmanager
 def without_tracer_warnings() -> Iterator[None]:
-    """Silence what detectron2's own code makes the tracer say, of which nothing is amiss here.
+    """Silence the tracer's warnings about detectron2's code, which do not apply here.
 
-    They are about assertions, about branches for values that are not finite, which this package
-    leaves out itself, and about axes that are fixed.
+    They concern assertions, branches for values that are not finite, which this package excludes
+    itself, and axes that are fixed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -1,5 +1,4 @@
-"""Detections for COCO's server: what detectron2 writes for a data set without annotations, and
-every way in which a file can be wrong."""
+"""Detections for COCO's server, as detectron2 writes them and with errors."""
 
 import json
 import runpy
@@ -15,7 +14,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 
-from ga_detectron2.evaluation.coco_results import ResultsError, check_results, zip_results
+from ga_detectron2.errors import DataError
+from ga_detectron2.evaluation.coco_results import check_results, zip_results
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "check_results.py"
 NAME = "coco_results_test"
@@ -59,7 +59,7 @@ def detected(image_info: Path, tmp_path: Path) -> Path:
     return tmp_path / "inference" / "coco_instances_results.json"
 
 
-def test_what_detectron2_writes_can_be_handed_in(
+def test_detections_of_detectron2_can_be_uploaded(
     detected: Path, image_info: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert check_results(str(detected), str(image_info)) == (101, 2, 1, 100)
@@ -74,7 +74,7 @@ def test_what_detectron2_writes_can_be_handed_in(
     with zipfile.ZipFile(target) as archive:
         assert archive.namelist() == ["detections_test-dev2017_ga_results.json"]
         assert archive.read(archive.namelist()[0]) == detected.read_bytes()
-    with pytest.raises(ResultsError, match="asks for the name"):
+    with pytest.raises(DataError, match="requires the name"):
         zip_results(str(detected), str(tmp_path / "mine.zip"))
 
 
@@ -84,10 +84,10 @@ GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.update(image_id=8), "image_id 8, which the data set does not have"),
+        (lambda r: r.update(image_id=8), "image_id 8, which is not in the dataset"),
         (lambda r: r.update(image_id="7"), "image_id '7'"),
         (lambda r: r.update(image_id=True), "image_id True"),
-        (lambda r: r.update(category_id=0), "category_id 0.*not counted from 0"),
+        (lambda r: r.update(category_id=0), "category_id 0.*do not start at 0"),
         (lambda r: r.pop("score"), "has no 'score'"),
         (lambda r: r.update(score=float("nan")), "score nan"),
         (lambda r: r.update(score="1"), "score '1'"),
@@ -96,14 +96,14 @@ GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
         (lambda r: r.update(bbox=[1, 2, 0, 4]), "must be above 0"),
     ],
 )
-def test_says_which_detection_is_wrong(
+def test_wrong_detection_is_named(
     change: Callable, message: str, image_info: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "results.json"
     bad = dict(GOOD)
     change(bad)
     path.write_text(json.dumps([GOOD, bad]))
-    with pytest.raises(ResultsError, match=f"results.json: detection 1 .*{message}"):
+    with pytest.raises(DataError, match=f"results.json: detection 1 .*{message}"):
         check_results(str(path), str(image_info))
 
 
@@ -111,13 +111,13 @@ def test_says_which_detection_is_wrong(
     ("content", "message"),
     [
         ("[", "not a JSON file"),
-        ("{}", "no list of detections"),
+        ("{}", "not a list of detections"),
         ("[]", "no detections"),
         (json.dumps([GOOD] * 101), "image 7 has 101 detections"),
-        ("[3]", "detection 0 .* is not an object"),
+        ("[3]", "detection 0 is not an object"),
     ],
 )
-def test_says_what_is_wrong_with_the_file(
+def test_wrong_file_is_refused(
     content: str, message: str, image_info: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "results.json"
@@ -125,12 +125,12 @@ def test_says_what_is_wrong_with_the_file(
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(SCRIPT))["main"]([str(path), "--annotations", str(image_info)])
     assert str(stop.value.code).startswith("check_results.py: error: ")
-    with pytest.raises(ResultsError, match=message):
+    with pytest.raises(DataError, match=message):
         check_results(str(path), str(image_info))
 
 
 def test_annotations_must_be_cocos(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps([GOOD]))
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(ResultsError, match=r"other.json: not a COCO JSON"):
+    with pytest.raises(DataError, match=r"other.json: not a COCO JSON"):
         check_results(str(tmp_path / "results.json"), str(tmp_path / "other.json"))

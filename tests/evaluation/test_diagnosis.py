@@ -115,7 +115,7 @@ def test_padding_does_not_count(run: Callable) -> None:
     assert [level["cells"] for level in result["levels"]] == [96 + 4 * 5, 24 + 2 * 3]
     assert result["all"]["kept_share"] == 1
     assert result["all"]["objects"] == 0
-    assert "nothing can be said" in judge_location_branch(result)
+    assert "cannot be judged" in judge_location_branch(result)
 
 
 def test_against_loops(run: Callable) -> None:
@@ -173,21 +173,21 @@ def test_against_loops(run: Callable) -> None:
     assert result["center_recall"] == found / len(boxes)
 
 
-def test_says_which_way_up(run: Callable) -> None:
+def test_inverted_location_branch_is_reported(run: Callable) -> None:
     logits = torch.full((1, CELLS), 4.0)
     logits[0, CENTER] = -6
     image = (64, 96, 128, 192, [annotation(BOX)])
     result = run([image], logits, half_width())
-    assert "UPSIDE DOWN" in format_diagnosis(result)
+    assert "INVERTED" in format_diagnosis(result)
     assert result["all"]["kept_share"] == 119 / 120
     assert result["all"]["center_recall"] == 0
     DatasetCatalog.remove(NAME)
     result = run([image], -logits, half_width())
-    assert "right way up" in format_diagnosis(result)
+    assert "location branch is correct" in format_diagnosis(result)
     assert "| stride 8 | 96 |" in format_diagnosis(result)
 
 
-def test_refuses_a_model_without_guided_anchors() -> None:
+def test_model_without_guided_anchors_is_refused() -> None:
     with (
         pytest.raises(ValueError, match="makes no guided anchors"),
         record_guided_anchors(nn.Identity()),

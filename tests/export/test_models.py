@@ -150,7 +150,7 @@ def test_two_images_at_once():
 def test_other_models_are_refused():
     cfg = load_config(str(CONFIGS / "small" / "rpn_R_18.yaml"), ["MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
-    with pytest.raises(ValueError, match="inference mode"):
+    with pytest.raises(ValueError, match="training mode"):
         make_traceable(model)
     with pytest.raises(ValueError, match=r"ProposalNetwork cannot be exported: .*, not RPN"):
         make_traceable(model.eval())
