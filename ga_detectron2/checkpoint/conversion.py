@@ -124,7 +124,12 @@ def check_fit(
             problems.append(f"tensor '{name}' has no place in this model")
     if problems:
         more = f" (and {len(problems) - 1} more do not fit)" if problems[1:] else ""
+        where = (
+            ", or tools/convert_checkpoint.py to train from the part that fits"
+            if strict
+            else " (config.yaml beside them)"
+        )
         raise CheckpointError(
             f"{problems[0]}{more}; these weights are of another model. Use the configuration that "
-            "they were trained with (config.yaml beside them)"
+            f"they were trained with{where}"
         )

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -363,38 +362,18 @@ def test_same_results_as_detectron2s_checkpointer(tmp_path: Path, resume: bool) 
 # -- Tools -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments"),
-    [
-        ("export_model", ["--output", "{}/out", "--check", "{}/a.png"]),
-        ("demo", ["--input", "{}/a.png", "--output", "{}/out", "--opts"]),
-        ("dump_proposals", ["--output", "{}/out"]),
-        ("diagnose", []),
-        ("train_net", ["--eval-only"]),
-    ],
-)
-def test_tools_refuse_weights_of_another_model(
-    checkpoint_of: Callable,
-    tmp_path: Path,
-    tool: str,
-    arguments: list[str],
-    capfd: pytest.CaptureFixture,
-) -> None:
+def test_tool_refuses_weights_of_another_model(checkpoint_of: Callable, tmp_path: Path) -> None:
     """GA-RPN with the weights of a GA-RetinaNet: one line, before anything is written."""
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 60, 3), np.uint8))
     weights = checkpoint_of("ga_retinanet_R_50")
     with pytest.raises(SystemExit) as stop:
-        load_script(tool).main(
+        load_script("dump_proposals").main(
             [
                 *("--config-file", str(CONFIGS / "ga_rpn_R_50.yaml")),
-                *(part.format(tmp_path) for part in arguments),
-                *(*QUICK, "MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "run")),
-                *("DATASETS.TEST", "('ga_shapes_val',)", "DATALOADER.NUM_WORKERS", "0"),
+                *("--output", str(tmp_path / "out"), *QUICK, "MODEL.WEIGHTS", weights),
+                *("DATASETS.TEST", "('ga_shapes_val',)", "OUTPUT_DIR", str(tmp_path / "run")),
             ]
         )
-    said = str(stop.value.code)  # of some tools 1, and the line on stderr
-    said = said if "error" in said else capfd.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"{tool}.py: error: {weights}: ")
-    assert re.search(ANOTHER_MODEL, said)
-    assert "\n" not in said
+    assert str(stop.value.code).startswith(f"dump_proposals.py: error: {weights}: ")
+    assert re.search(ANOTHER_MODEL, str(stop.value.code))
+    assert "\n" not in str(stop.value.code)
     assert not (tmp_path / "out").exists()

@@ -18,22 +18,22 @@ def test_reads_and_writes():
     [
         "res1.0.conv.bias",  # stage 0
         "res6.0.conv.bias",  # stage 5
-        "res2.3.conv.bias",  # no block is at an odd place
+        "res2.3.conv.bias",  # odd
         "res2.02.conv.bias",
         "res2.0.conv.biases",
         "xres2.0.conv.bias",
         "res2.0.conv.bias\n",
-        "res2.0xconv.bias",  # the point stands for itself
+        "res2.0xconv.bias",  # a dot is literal
         "res2.0.conv.",
         "",
     ],
 )
-def test_refuses_what_only_resembles(name):
+def test_other_names_do_not_match(name):
     assert NameTemplate("res{stage+1}.{block*2}.conv.{param}", FIELDS).read(name) is None
 
 
 @given(st.integers(1, 4), st.integers(0, 10**9), st.sampled_from(["weight", "bias"]))
-def test_what_is_written_can_be_read(stage, block, param):
+def test_written_names_are_read(stage, block, param):
     values = {"stage": str(stage), "block": str(block), "param": param}
     for text in ("{stage}/{block}/{param}", "{param}.{stage+7}.{block*3}"):
         template = NameTemplate(text, FIELDS)
