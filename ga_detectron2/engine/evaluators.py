@@ -19,6 +19,7 @@ from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ga_detectron2.data.register import adopt_dataset
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.evaluation import ProposalRecallEvaluator
 
@@ -47,6 +48,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     Raises:
         ConfigError: there is no evaluator for this dataset and model.
     """
+    adopt_dataset(dataset_name)
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
     if kind == "coco_panoptic_seg" and cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
         log_first_n(

@@ -190,9 +190,12 @@ def test_boxes_on_an_image_without_proposals_are_missed(register) -> None:
     assert np.isnan(scores["ARs@1000"])  # 50 x 50 pixels are no small box.
 
 
-def test_by_hand(register) -> None:
-    name = register({5: [[0, 0, 100, 100], [200, 200, 100, 100]]})
-    found = {5: ([[0, 0, 100, 82], [0, 0, 100, 72]], [0.0, 9.0])}
+@pytest.mark.parametrize("image_ids", [(5, 4), ("b", "a"), (2**53, 2**53 + 1)])
+def test_by_hand(register, image_ids: tuple) -> None:
+    image_id, other = image_ids
+    name = register({image_id: [[0, 0, 100, 100], [200, 200, 100, 100]], other: []})
+    found = {image_id: ([[0, 0, 100, 82], [0, 0, 100, 72]], [0.0, 9.0])}
+    found[other] = ([[0, 0, 100, 82]], [9.0])
     scores = run(ProposalRecallEvaluator(name, [1, 2]), found)
     # Of ten thresholds from 0.5 to 0.95, IoU 0.72 of the better scored proposal reaches five, IoU
     # 0.82 of the other seven; of two boxes, one is never found.
