@@ -21,22 +21,19 @@ from typing import Any
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.data.check import (
-    ERROR,
-    HOW,
-    CocoFile,
     Findings,
-    InputSize,
     check_annotations,
     check_image_files,
     describe_shapes,
-    find_dataset,
     format_findings,
     format_shapes,
-    number_of,
     read_coco_file,
-    settings_of,
-    take_objects,
 )
+from ga_detectron2.data.check.image_files import HOW
+from ga_detectron2.data.check.objects import InputSize, find_dataset, settings_of, take_objects
+from ga_detectron2.data.check.report import number_of
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.findings import ERROR
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import (
     add_overrides,

@@ -10,18 +10,15 @@ import cv2
 import numpy as np
 import pytest
 
-from ga_detectron2.data.check import (
-    Findings,
+from ga_detectron2.data.check import Findings, describe_shapes, format_shapes, read_coco_file
+from ga_detectron2.data.check.advice import advise
+from ga_detectron2.data.check.objects import (
     InputSize,
-    advise,
-    describe_shapes,
     find_dataset,
-    format_shapes,
-    read_coco_file,
     settings_of,
     take_objects,
+    with_changes,
 )
-from ga_detectron2.data.check.objects import with_changes
 from ga_detectron2.data.check.statistics import positive_iou
 from ga_detectron2.engine import load_config
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring

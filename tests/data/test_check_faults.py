@@ -11,18 +11,15 @@ import pytest
 from PIL import Image
 
 from ga_detectron2.data.check import (
-    ERROR,
-    KINDS,
-    NOTE,
-    WARNING,
-    CocoFile,
     Findings,
     check_annotations,
     check_image_files,
-    find_dataset,
     format_findings,
     read_coco_file,
 )
+from ga_detectron2.data.check.objects import find_dataset
+from ga_detectron2.data.coco import CocoFile
+from ga_detectron2.data.findings import ERROR, KINDS, NOTE, WARNING
 from ga_detectron2.errors import DataError
 
 from .coco_files import added, changed, make_contents, write_dataset

@@ -132,12 +132,7 @@ def advise(
             "best": asdict(best),
             "change": change,
         }
-    result["sentences"] = [
-        _say_scale(current, *choices["base_scale"]),
-        _say_strides(tried["strides"], *choices["strides"]),
-        _say_input(best_scale, *choices["input"]),
-        _say_ratios(current, *choices["aspect_ratios"]),
-    ]
+    result["sentences"] = _sentences(current, best_scale, choices)
     return result
 
 
@@ -200,58 +195,48 @@ def _choose_ratios(trials: list[Trial]) -> Trial:
     return next(x for x in trials if x.positive > best.positive - EQUAL)
 
 
-def _say_scale(current: Trial, best: Trial, change: bool) -> str:
-    numbers = "{:.1f} % of the objects get no shape target, ideal IoU {:.2f}, score {:.3f}"
-    here, there = (
-        numbers.format(100 * x.without_target, x.ideal, x.score) for x in (current, best)
-    )
-    key = f"OCTAVE_BASE_SCALE {current.base_scale:g} (squares from {current.first_square:g} pixels)"
-    if not change:
-        return f"{key} suits: {here}."
-    return (
-        f"{key}: {here}. With {best.base_scale:g} (from {best.first_square:g} pixels): {there}. "
-        f"Set MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE {best.base_scale:g}."
-    )
-
-
-def _say_strides(trials: list[Trial], best: Trial, change: bool) -> str:
-    scores = "; ".join(f"{x.strides[0]} to {x.strides[-1]}: {x.score:.3f}" for x in trials)
-    scores = f"score with the best base scale of each: {scores}"
-    if not change:
-        return f"Strides {trials[0].strides[0]} to {trials[0].strides[-1]} suit; {scores}."
+def _sentences(
+    current: Trial, best_scale: Trial, choices: dict[str, tuple[Trial, bool]]
+) -> list[str]:
+    """One sentence on each kind of setting: that it suits, or what to set instead."""
+    scale, strides, size, ratios = (choices[key][0] for key in choices)
+    work = (size.shorter_side / max(current.shorter_side, 1)) ** 2
+    first, last = strides.strides[0], strides.strides[-1]
     levels = {4: "p2 to p6, as GA-RPN has", 8: "p3 to p7, as GA-RetinaNet has"}
-    return (
-        f"Strides {best.strides[0]} to {best.strides[-1]} with base scale {best.base_scale:g} are "
-        f"better; {scores}. Use {levels.get(best.strides[0], 'other levels of the backbone')}."
-    )
+    texts = {
+        "base_scale": (
+            f"OCTAVE_BASE_SCALE {current.base_scale:g} (squares from {current.first_square:g} "
+            f"pixels; {100 * current.without_target:.1f} % of the objects without a shape target)",
+            f"score {current.score:.3f}",
+            f"MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE {scale.base_scale:g} (from "
+            f"{scale.first_square:g} pixels; {100 * scale.without_target:.1f} %): "
+            f"{scale.score:.3f}",
+        ),
+        "strides": (
+            f"Strides {current.strides[0]} to {current.strides[-1]}",
+            f"score {best_scale.score:.3f} with the best base scale",
+            f"strides {first} to {last} ({levels.get(first, 'other levels')}) with "
+            f"OCTAVE_BASE_SCALE {strides.base_scale:g}: {strides.score:.3f}",
+        ),
+        "input": (
+            f"Input of shorter side {current.shorter_side or 'as it is'}",
+            f"score {best_scale.score:.3f} with the best base scale",
+            f"shorter side {size.shorter_side} (INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, "
+            f"MIN_SIZE_TEST and MAX_SIZE_TEST in proportion) with OCTAVE_BASE_SCALE "
+            f"{size.base_scale:g}, for {work:.2g} times the work: {size.score:.3f}",
+        ),
+        "aspect_ratios": (
+            f"ASPECT_RATIOS {_listed(current.aspect_ratios)}",
+            f"{100 * current.positive:.1f} % of the objects are learned by every cell nearby",
+            f'MODEL.GUIDED_ANCHOR.ASPECT_RATIOS "{_listed(ratios.aspect_ratios)}" (they serve only '
+            f"to assign targets and cost nothing in inference): {100 * ratios.positive:.1f} %",
+        ),
+    }
+    return [
+        f"{what}: {numbers}. Set {better}." if choices[key][1] else f"{what} suits: {numbers}."
+        for key, (what, numbers, better) in texts.items()
+    ]
 
 
-def _say_input(here: Trial, best: Trial, change: bool) -> str:
-    if not here.shorter_side:
-        return "Images are not resized (INPUT.MIN_SIZE_TRAIN 0): no other size was tried."
-    if not change:
-        return f"Input of shorter side {here.shorter_side} suits: score {here.score:.3f}."
-    verb = "may be worth its work" if best.score > here.score + LITTLE else "does nearly as well"
-    work = (best.shorter_side / here.shorter_side) ** 2
-    return (
-        f"Input of shorter side {best.shorter_side} {verb}: score {best.score:.3f} with "
-        f"OCTAVE_BASE_SCALE {best.base_scale:g}, against {here.score:.3f} at {here.shorter_side}, "
-        f"for {work:.2g} times the work. Set INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, MIN_SIZE_TEST "
-        "and MAX_SIZE_TEST in proportion."
-    )
-
-
-def _say_ratios(current: Trial, best: Trial, change: bool) -> str:
-    here = (
-        f"an approximate anchor covers {100 * current.positive:.1f} % of the objects so well that "
-        "all such cells learn their shape"
-    )
-    ratios = ", ".join(f"{x:g}" for x in current.aspect_ratios)
-    if not change:
-        return f"ASPECT_RATIOS [{ratios}] suit: {here}."
-    ratios = ", ".join(f"{x:g}" for x in best.aspect_ratios)
-    return (
-        f"With the present ASPECT_RATIOS, {here}; with more, {100 * best.positive:.1f} %. They "
-        "serve only to assign targets and cost nothing in inference: try "
-        f'MODEL.GUIDED_ANCHOR.ASPECT_RATIOS "[{ratios}]".'
-    )
+def _listed(ratios: tuple[float, ...]) -> str:
+    return f"[{', '.join(f'{x:g}' for x in ratios)}]"

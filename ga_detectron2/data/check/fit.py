@@ -5,8 +5,7 @@ and one in height, each of which falls with the distance of the centres. So the 
 box's centre has the best IoU on its level, and no search is needed.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,18 +49,8 @@ class AnchorFit(NamedTuple):
     ideal: Tensor
 
 
-def fit(
-    objects: Objects,
-    settings: GuidedAnchoring,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> AnchorFit:
-    """Compare objects with what each kind of anchors could reach.
-
-    Args:
-        objects: the boxes.
-        settings: of the anchors.
-        progress: wraps an iterable over chunks of the boxes, such as ``tqdm``.
-    """
+def fit(objects: Objects, settings: GuidedAnchoring) -> AnchorFit:
+    """Compare objects with what each kind of anchors could reach."""
     one_scale = with_changes(settings, scales_per_octave=1)
     kinds = (
         with_changes(one_scale, aspect_ratios=(1.0,)),
@@ -69,7 +58,7 @@ def fit(
         settings,
     )
     parts = [torch.zeros(4, 0)]
-    for start in progress(range(0, len(objects.boxes), BOXES_PER_CHUNK)):
+    for start in range(0, len(objects.boxes), BOXES_PER_CHUNK):
         boxes, image_sizes = (x[start : start + BOXES_PER_CHUNK] for x in objects[:2])
         sizes, away = boxes[:, 2:] - boxes[:, :2], _distances(boxes, image_sizes, settings)
         fixed = [_anchor_ious(sizes, away, kind).flatten(1).amax(dim=1) for kind in kinds]
