@@ -231,7 +231,7 @@ def _read_entries(
 
 def _read_image(entry: Entry) -> Entry:
     kind = "image_malformed"
-    fields = {"id": _identity(entry, "id", kind)}
+    fields: Entry = {"id": _identity(entry, "id", kind)}
     if isinstance(fields["id"], int) and not -(2**63) <= fields["id"] < 2**63:
         raise _EntryError(kind, f"has the id {entry['id']}, which exceeds 64 bits")
     _need_text(entry, "file_name", kind)
@@ -258,7 +258,7 @@ def _read_category(entry: Entry) -> Entry:
 
 def _read_annotation(entry: Entry) -> Entry:
     kind = "annotation_malformed"
-    fields = {key: _identity(entry, key, kind) for key in ("image_id", "category_id")}
+    fields: Entry = {key: _identity(entry, key, kind) for key in ("image_id", "category_id")}
     box = _need(entry, "bbox", kind)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         raise _EntryError(
@@ -407,7 +407,7 @@ def _fill_in(read: dict[str, list[Entry]], findings: Findings) -> bool:
         if annotation.get("ignore"):
             fields |= {"iscrowd": 1, "ignore": 0}
             findings.add("ignore_flag", [f"annotation {annotation.get('id')!r}: ignore is set"])
-        filled = {}
+        filled: Entry = {}
         if annotation.get("iscrowd") is None and "iscrowd" not in fields:
             filled["iscrowd"] = 0
         if not _is_finite(annotation.get("area")):

@@ -71,8 +71,8 @@ def read_proposals(path: str) -> Proposals:
         raise DataError(
             f"{path}: bbox_mode {mode!r} must be 0 (x1, y1, x2, y2) or 1 (x, y, width, height)"
         )
-    boxes = [BoxMode.convert(b, BoxMode(mode), BoxMode.XYXY_ABS) for b in proposals.boxes]
-    return proposals._replace(boxes=boxes)
+    corners = [BoxMode.convert(b, BoxMode(mode), BoxMode.XYXY_ABS) for b in proposals.boxes]
+    return proposals._replace(boxes=corners)
 
 
 def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:

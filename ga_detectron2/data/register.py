@@ -92,12 +92,11 @@ def adopt_dataset(name: str) -> None:
         DataError: its files are missing, or the JSON is not one that detectron2 can train with.
     """
     function = DatasetCatalog.data.get(name)
-    metadata = MetadataCatalog.get(name) if function else None
+    if getattr(function, "__module__", "") != register_coco_instances.__module__:
+        return
+    metadata = MetadataCatalog.get(name)
     # detectron2's own COCO has colours: it is known to be right, and takes long to read.
-    if (
-        getattr(function, "__module__", "") != register_coco_instances.__module__
-        or "thing_colors" in metadata.as_dict()
-    ):
+    if "thing_colors" in metadata.as_dict():
         return
     files = (PathManager.get_local_path(x) for x in (metadata.json_file, metadata.image_root))
     read = _read_metadata(DatasetArgument(name, *files))

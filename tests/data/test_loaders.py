@@ -1,4 +1,4 @@
-"""The training data can be entered at any iteration, and are otherwise detectron2's."""
+"""Training data can start at any iteration, and are otherwise detectron2's."""
 
 import itertools
 import random
@@ -60,7 +60,7 @@ def assert_same(found: list[list[dict]], expected: list[list[dict]]) -> None:
 
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
-def test_the_images_of_a_batch_are_detectron2s(grouped: bool, sampler: str) -> None:
+def test_images_of_a_batch_are_detectron2s(grouped: bool, sampler: str) -> None:
     cfg = config(grouped=grouped, batch=3)
     cfg.DATALOADER.SAMPLER_TRAIN = sampler
     with seeded(cfg.SEED):
@@ -72,24 +72,28 @@ def test_the_images_of_a_batch_are_detectron2s(grouped: bool, sampler: str) -> N
 
 
 @pytest.mark.parametrize("grouped", [True, False])
-def test_it_can_be_entered_anywhere(grouped: bool) -> None:
+def test_stream_starts_at_any_iteration(grouped: bool) -> None:
     whole = batches(build_train_loader(config(grouped=grouped)), 20)
     for start in (0, 1, 7, 13):
         loader = build_train_loader(config(grouped=grouped))
         assert isinstance(loader, TrainLoader)
         loader.seek(5, start)
-        np.random.rand(start)  # what the process itself draws is of no matter
+        np.random.rand(start)  # numbers that the process draws do not matter
         assert_same(batches(loader, 7), whole[start : start + 7])
 
 
-def test_workers_and_an_unknown_seed_change_nothing() -> None:
-    whole = batches(build_train_loader(config()), 9)
-    loader = build_train_loader(config(seed=-1, workers=2))
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_workers_and_an_unknown_seed_change_nothing(sampler: str) -> None:
+    """detectron2's samplers take ``cfg.SEED`` (newer ones all of them), which may be -1."""
+    cfg, other = config(), config(seed=-1, workers=2)
+    cfg.DATALOADER.SAMPLER_TRAIN = other.DATALOADER.SAMPLER_TRAIN = sampler
+    whole = batches(build_train_loader(cfg), 9)
+    loader = build_train_loader(other)
     loader.seek(5, 3)
     assert_same(batches(loader, 6), whole[3:])
 
 
-def test_chance_differs_between_seeds_and_visits() -> None:
+def test_augmentation_and_order_differ_between_seeds_and_visits() -> None:
     images = {}
     for seed in (1, 2):
         cfg = config(seed)
@@ -119,7 +123,7 @@ def test_records_without_sizes_are_left_to_detectron2(records: list[dict]) -> No
     DatasetCatalog.remove(name)
 
 
-def test_seeds() -> None:
+def test_seeds_depend_on_all_numbers_and_are_restored() -> None:
     assert len({derive_seed(*n) for n in ((1,), (1, 0), (0, 1), (1, 0, 0), (2, 0), (1, 1))}) == 6
 
     def draw() -> tuple[float, ...]:
