@@ -1,4 +1,4 @@
-"""A small data set in COCO's format, and arguments for short runs on it."""
+"""A small dataset in COCO's format, and arguments for short runs."""
 
 import json
 from collections.abc import Callable

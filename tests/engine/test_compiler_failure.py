@@ -1,9 +1,6 @@
 """A backbone that cannot be compiled ends every tool that builds one for inference in one line."""
 
-import os
-import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +12,7 @@ from torch import nn
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import errors_in_one_line
 from ga_detectron2.modeling.compilation import compiler_failure
-from tests.scripts import TOOLS, load_script
+from tests.scripts import load_script
 
 
 def fail_to_compile(*_: object) -> None:
@@ -89,40 +86,3 @@ def test_torch_dynamo_is_not_imported_for_it(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delitem(sys.modules, "torch._dynamo.exc", raising=False)
     assert compiler_failure(RuntimeError("x")) is None
     assert "torch._dynamo.exc" not in sys.modules
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not Path(sysconfig.get_path("include"), "Python.h").is_file(), reason="needs Python's headers"
-)
-def test_a_compiler_that_fails(arguments: Callable, tmp_path: Path) -> None:
-    compiler = tmp_path / "c++"
-    compiler.write_text(
-        '#!/bin/sh\nif [ "$1" = --version ]; then echo "g++ 4.8"; exit; fi\n'
-        "echo 'c++: error: unrecognized option -std=c++17' >&2\nexit 1\n"
-    )
-    compiler.chmod(0o755)
-    keys = {
-        "TEST__COMPILE_BACKBONE": True,
-        "MODEL__BACKBONE__NAME": "OneLayer",
-        "MODEL__WEIGHTS": tmp_path / "weights.pth",
-    }
-    variables = {
-        "CXX": str(compiler),
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache"),
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(TOOLS.parent),
-    }
-    script = str(Path(__file__).with_name("score_one_layer.py"))
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, *arguments("ga_rpn_R_50", "--eval-only", **keys)],
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("train_net.py: error: TEST.COMPILE_BACKBONE: ")
-    assert "leave the key at False" in line
-    assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""tools/diagnose.py as a user calls it."""
+"""tools/diagnose.py."""
 
 import json
 import runpy
@@ -48,7 +48,7 @@ def test_table_and_json(
     assert 0 < found["all"]["iou_kept"] == found["all"]["iou_guided"] <= 1
 
 
-def test_mistakes(arguments: Callable) -> None:
+def test_missing_weights_are_reported(arguments: Callable) -> None:
     main = runpy.run_path(str(SCRIPT))["main"]
     with pytest.raises(SystemExit, match=r"diagnose.py: error: .*set MODEL.WEIGHTS"):
         main(arguments("ga_rpn_R_50"))
@@ -62,7 +62,7 @@ def test_mistakes(arguments: Callable) -> None:
 def test_models_of_other_classes_than_the_training_set(
     arguments: Callable, tool: str, tmp_path: Path
 ) -> None:
-    """They fail for want of weights, not by the five classes of DATASETS.TRAIN."""
+    """They fail because of missing weights, not the five classes of DATASETS.TRAIN."""
     options = {
         "dump_proposals": ["--output", str(tmp_path / "p.pkl")],
         "train_net": ["--eval-only"],

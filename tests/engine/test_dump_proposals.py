@@ -1,4 +1,4 @@
-"""tools/dump_proposals.py as a user calls it, and Fast R-CNN on what it writes."""
+"""tools/dump_proposals.py, and Fast R-CNN with its files."""
 
 import json
 import pickle
@@ -21,7 +21,7 @@ from tests.scripts import load_script
 
 @pytest.fixture
 def dump_arguments(arguments: Callable, tmp_path: Path) -> Callable[..., list[str]]:
-    """Arguments for the proposals of a GA-RPN with random weights, which are in a file."""
+    """Arguments for a GA-RPN with random weights."""
 
     def make(*options: str, **overrides: object) -> list[str]:
         weights = tmp_path / "ga_rpn.pth"
@@ -31,7 +31,7 @@ def dump_arguments(arguments: Callable, tmp_path: Path) -> Callable[..., list[st
         if not weights.exists():
             torch.manual_seed(0)
             model = build_model(load_config(call[1], call[4 + len(options) :], [call[3]]))
-            # Not all cells should be proposed, nor should all be equally likely.
+            # Only some cells pass the filter, with different probabilities.
             torch.nn.init.normal_(model.proposal_generator.rpn_head.anchor_loc.weight, std=0.5)
             torch.save({"model": model.state_dict(), "__author__": "test"}, weights)
         return call
@@ -66,7 +66,7 @@ def test_shards_are_resumed_and_merged(
     assert all(len(boxes) > 0 for boxes in expected["boxes"])
     assert not (tmp_path / "whole.pkl.shards").exists()
 
-    # The second shard of two images fails; the first is there.
+    # Interrupted in the second shard of two images.
     call = dump_arguments("--output", str(output), "--shard-size", "2")
     original, calls = ProposalDump._propose, []
 
@@ -83,7 +83,7 @@ def test_shards_are_resumed_and_merged(
     assert [path.name for path in shards.iterdir()] == ["00000.pkl"]
     assert not output.exists()
 
-    # Neither other weights nor other settings may add to it.
+    # Other weights or settings are refused.
     capsys.readouterr()
     with pytest.raises(SystemExit, match="another configuration of the model"):
         script.main(dump_arguments("--output", str(output), "--shard-size", "2",
@@ -105,7 +105,7 @@ def test_shards_are_resumed_and_merged(
     assert len(calls) == 4
 
 
-def test_a_damaged_shard_is_named(dump_arguments: Callable, tmp_path: Path) -> None:
+def test_damaged_shard_is_named(dump_arguments: Callable, tmp_path: Path) -> None:
     script = load_script("dump_proposals")
     args = script.parse_args(
         dump_arguments("--output", str(tmp_path / "out.pkl"), "--shard-size", "6")
@@ -117,7 +117,7 @@ def test_a_damaged_shard_is_named(dump_arguments: Callable, tmp_path: Path) -> N
         script.main(dump_arguments("--output", str(tmp_path / "out.pkl"), "--shard-size", "6"))
 
 
-def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
+def test_wrong_arguments_are_reported(dump_arguments: Callable, tmp_path: Path) -> None:
     script = load_script("dump_proposals")
     output = tmp_path / "mine.pkl"
     output.write_bytes(b"precious")
@@ -134,7 +134,7 @@ def test_mistakes(dump_arguments: Callable, tmp_path: Path) -> None:
         as_proposal_network(torch.nn.Identity())
 
 
-def test_a_detectors_proposals_are_those_its_heads_get(arguments: Callable) -> None:
+def test_proposals_of_a_detector_are_those_of_its_roi_heads(arguments: Callable) -> None:
     call = arguments("ga_faster_R_50")
     cfg = load_config(call[1], call[4:], [call[3]])
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_a_detectors_proposals_are_those_its_heads_get(arguments: Callable) -> N
 def test_converts_mmdetections_file(
     tiny_dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The JSON's order is not that of the ids, by which detectron2 sorts."""
+    """In the order of the JSON file, which is not that of the ids."""
     json_file, folder = tiny_dataset.removeprefix("ga_tiny=").rsplit(":", 1)
     contents = json.loads(Path(json_file).read_text())
     contents["images"].reverse()
@@ -180,7 +180,7 @@ def test_converts_mmdetections_file(
 
 @pytest.mark.slow
 def test_two_machines_of_two_processes(dump_arguments: Callable, tmp_path: Path) -> None:
-    """Four processes on six images, a shard each: two have two of them, and none is lost."""
+    """Six shards of an image, divided among four processes."""
     load_script("dump_proposals").main(dump_arguments("--output", str(tmp_path / "one.pkl")))
     options = ["--num-gpus", "2", "--num-machines", "2", "--shard-size", "1",
                "--dist-url", f"tcp://127.0.0.1:{free_port()}",
@@ -190,7 +190,7 @@ def test_two_machines_of_two_processes(dump_arguments: Callable, tmp_path: Path)
         start([script, *dump_arguments(*options, "--machine-rank", str(rank))]) for rank in (0, 1)
     ]
     outputs = finish(*jobs)
-    # Every shard was made once, by one of them.
+    # Every shard was computed once.
     assert sum(output.count(f"Shard {i} of 6") for output in outputs for i in range(1, 7)) == 6
     assert "proposals" in outputs[0].splitlines()[-1]
     assert_same(read(tmp_path / "four.pkl"), read(tmp_path / "one.pkl"))
@@ -207,7 +207,7 @@ def test_fast_rcnn_trains_and_scores_on_proposals(
     contents = json.loads(json_file.read_text())
     ids = sorted({a["image_id"] for a in contents["annotations"] if not a["iscrowd"]})[:4]
     coco_subset(str(json_file), str(tmp_path / "photos.json"), ids)
-    # With "coco" in its name detectron2 takes the gaps between the ids of categories for granted.
+    # With "coco" in the name, detectron2 accepts gaps between the ids of categories.
     name = f"coco_photos_{tmp_path.name}"
     options = ["--dataset", f"{name}={tmp_path / 'photos.json'}:{folder / 'val2017'}"]
     size = {"INPUT__MIN_SIZE_TRAIN": "(96,)", "INPUT__MIN_SIZE_TEST": 96}
@@ -220,7 +220,7 @@ def test_fast_rcnn_trains_and_scores_on_proposals(
     for boxes, image_id in zip(proposals["boxes"], ids, strict=True):
         image = next(x for x in contents["images"] if x["id"] == image_id)
         assert len(boxes) > 0
-        # In pixels of the photograph itself, of which the model saw a smaller one.
+        # In pixels of the original image; the model sees a smaller one.
         assert boxes[:, 2].max() <= image["width"]
         assert max(boxes[:, 2].max(), boxes[:, 3].max()) > 200
 

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.structures import Boxes, Instances
 
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.evaluators import (
@@ -143,6 +145,10 @@ def test_proposals_on_pascal_voc_are_scored_by_recall(register: Callable, tmp_pa
     evaluator = build_evaluator(cfg, NAME, str(tmp_path))
     assert isinstance(evaluator, ProposalRecallEvaluator)
     check_evaluator(cfg, NAME, evaluator)
+    boxes = Boxes(torch.tensor([[1.0, 1, 10, 10], [3, 3, 20, 20]]))
+    proposals = Instances((20, 20), proposal_boxes=boxes, objectness_logits=torch.ones(2))
+    evaluator.process([{"image_id": "000001"}], [{"proposals": proposals}])
+    assert evaluator.evaluate()["proposal_recall"]["AR@100"] == 100
 
 
 def test_panoptic_model_warns_that_boxes_alone_are_scored(

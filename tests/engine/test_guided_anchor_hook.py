@@ -74,7 +74,7 @@ def run(model: nn.Module, hook: GuidedAnchorHook, iterations: int) -> tuple[dict
     return history, trainer.writer.seen
 
 
-def test_numbers_and_pictures_come_when_they_are_due(model: nn.Module) -> None:
+def test_scalars_and_pictures_are_periodic(model: nn.Module) -> None:
     history, pictures = run(model, GuidedAnchorHook(model, period=2, vis_period=3), 5)
     ours = {name: v for name, v in history.items() if name.startswith("guided_anchors/")}
     assert len(ours) == 7
@@ -87,12 +87,12 @@ def test_numbers_and_pictures_come_when_they_are_due(model: nn.Module) -> None:
             assert picture.dtype == np.uint8
             assert picture.shape[0] == 3
             assert picture.std() > 0
-    # Nothing is left behind in the model.
+    # The model is unchanged.
     hooks = [m._forward_hooks for m in model.modules()] + [model._forward_pre_hooks]
     assert not any(hooks)
 
 
-def test_numbers_are_those_of_the_batch(model: nn.Module) -> None:
+def test_scalars_are_those_of_the_batch(model: nn.Module) -> None:
     batch = images()
     with record_guided_anchors(model) as records, EventStorage():
         model(batch)
@@ -109,7 +109,7 @@ def test_numbers_are_those_of_the_batch(model: nn.Module) -> None:
     assert found["iou_guided"] == pytest.approx(iou.amax(dim=1).mean().item(), rel=1e-5)
 
 
-def test_a_batch_without_objects_has_no_numbers_of_objects(model: nn.Module) -> None:
+def test_batch_without_objects_has_no_scalars_of_objects(model: nn.Module) -> None:
     hook = GuidedAnchorHook(model, period=1, vis_period=1)
     without = images()[1]
     with mock.patch(f"{__name__}.images", return_value=[without, without]):
@@ -119,6 +119,6 @@ def test_a_batch_without_objects_has_no_numbers_of_objects(model: nn.Module) -> 
     assert len(pictures) == 3
 
 
-def test_a_model_without_guided_anchors_is_refused() -> None:
+def test_model_without_guided_anchors_is_refused() -> None:
     with pytest.raises(ValueError, match="makes no guided anchors"):
         GuidedAnchorHook(nn.Linear(1, 1))

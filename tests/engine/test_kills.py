@@ -1,4 +1,4 @@
-"""A short form of benchmarks/kill_and_resume.py, which kills trainings at random moments."""
+"""A short run of benchmarks/kill_and_resume.py, which kills trainings at random moments."""
 
 import json
 import os
@@ -12,7 +12,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_like_whole_ones(tmp_path: Path) -> None:
+def test_killed_trainings_end_like_uninterrupted_ones(tmp_path: Path) -> None:
     script = PROJECT / "benchmarks" / "kill_and_resume.py"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(script), "--kills", "4", "--per-training", "2",

@@ -1,4 +1,4 @@
-"""Several processes on one machine or on two: the same as one process."""
+"""Several processes, of one machine or two, compute the same as one process."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,10 @@ from ga_detectron2.engine.processes import is_torchrun, use_torchrun
 from ga_detectron2.errors import ConfigError
 from tests.engine.jobs import (
     PROJECT,
-    TwoMachines,
-    TwoNamespaces,
     assert_ended,
     ended_afterwards,
     finish,
+    launch_two_machines,
     start,
     torchrun,
     workers_of,
@@ -29,7 +28,7 @@ from tests.engine.jobs import (
 TRAIN = PROJECT / "tools" / "train_net.py"
 LOSS_CURVE = PROJECT / "tests" / "engine" / "loss_curve.py"
 
-# Sampling and flipping leave nothing to chance; the model is narrow.
+# A narrow model, without randomness of sampling and flipping.
 KEYS = {
     "MODEL__RPN__BATCH_SIZE_PER_IMAGE": 1000000,
     "MODEL__GUIDED_ANCHOR__BATCH_SIZE_PER_IMAGE": 1000000,
@@ -49,28 +48,9 @@ KEYS = {
 }
 
 
-@pytest.fixture(params=["namespaces", "loopback"])
-def machines(request: pytest.FixtureRequest) -> Iterator[TwoMachines]:
-    """Two network namespaces; loopback only where these may not be made."""
-    is_loopback = request.param == "loopback"
-    try:
-        namespaces = TwoNamespaces()
-    except PermissionError as reason:
-        if not is_loopback:
-            pytest.skip(f"network namespaces cannot be made: {reason}")
-        yield TwoMachines()
-        return
-    try:
-        if is_loopback:
-            pytest.skip("tried in network namespaces instead")
-        yield namespaces
-    finally:
-        namespaces.close()
-
-
 @pytest.fixture
 def some_empty(tiny_dataset: str, tmp_path: Path) -> list[str]:
-    """--dataset and keys for the tiny data set, of which every other image has no objects."""
+    """--dataset for the tiny dataset, every other image without objects."""
     json_file, folder = tiny_dataset.split("=")[1].rsplit(":", 1)
     contents = json.loads(Path(json_file).read_text())
     contents["annotations"] = [a for a in contents["annotations"] if a["image_id"] % 2]
@@ -81,7 +61,7 @@ def some_empty(tiny_dataset: str, tmp_path: Path) -> list[str]:
 def compare_with_one_process(
     argv: Callable[..., list[str]], jobs: Callable[[list[str]], list], folder: Path
 ) -> list[list[dict]]:
-    """Train and score in one process and in several, in float64: the same losses.
+    """Compare the losses of one process with those of several, in float64.
 
     Args:
         argv: makes the arguments from an OUTPUT_DIR.
@@ -111,7 +91,7 @@ def compare_with_one_process(
 def float64_arguments(
     arguments: Callable, some_empty: list[str]
 ) -> Callable[..., Callable[..., list[str]]]:
-    """Makes, for a config, what makes the arguments from OUTPUT_DIR."""
+    """Makes a function from OUTPUT_DIR to arguments for a config."""
     data = {"DATASETS__TRAIN": "('ga_some_empty',)", "DATASETS__TEST": "('ga_some_empty',)"}
 
     def of(config: str, **keys: object) -> Callable[..., list[str]]:
@@ -124,7 +104,7 @@ def float64_arguments(
 
 @pytest.mark.slow
 def test_four_processes_of_torchrun_are_as_one(float64_arguments: Callable, tmp_path: Path) -> None:
-    """An image each; half of the images, and so some processes, are without objects."""
+    """With an image in each process, some of them without objects."""
     compare_with_one_process(
         float64_arguments("ga_rpn_R_50"),
         lambda argv: [torchrun(LOSS_CURVE, argv, FLOAT64="1")],
@@ -136,7 +116,7 @@ def test_four_processes_of_torchrun_are_as_one(float64_arguments: Callable, tmp_
 def test_four_processes_on_a_machine_are_as_one(
     float64_arguments: Callable, tmp_path: Path
 ) -> None:
-    """With ROI heads, whose losses detectron2 averages over each process: as many ROIs an image."""
+    """With ROI heads, whose losses are averaged in each process: the same number of ROIs."""
     rois = {
         "MODEL__RPN__POST_NMS_TOPK_TRAIN": 20,
         "MODEL__ROI_HEADS__PROPOSAL_APPEND_GT": False,
@@ -151,12 +131,10 @@ def test_four_processes_on_a_machine_are_as_one(
 
 
 @pytest.mark.slow
-def test_two_machines_are_as_one_process(
-    float64_arguments: Callable, machines: TwoMachines, tmp_path: Path
-) -> None:
+def test_two_machines_are_as_one_process(float64_arguments: Callable, tmp_path: Path) -> None:
     results = compare_with_one_process(
         float64_arguments("ga_retinanet_R_50"),
-        lambda argv: machines.launch(LOSS_CURVE, argv, FLOAT64="1"),
+        lambda argv: launch_two_machines(LOSS_CURVE, argv, FLOAT64="1"),
         tmp_path,
     )
     for one, several in zip(*results, strict=True):
@@ -167,13 +145,11 @@ def test_two_machines_are_as_one_process(
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_all_of_both_machines(
-    arguments: Callable, machines: TwoMachines, tmp_path: Path
-) -> None:
+def test_a_process_that_dies_ends_all_of_both_machines(arguments: Callable, tmp_path: Path) -> None:
     argv = arguments("ga_rpn_R_50", **{**KEYS, "SOLVER__MAX_ITER": 100000},
                      OUTPUT_DIR=tmp_path / "out")  # fmt: skip
     started = time.monotonic()
-    jobs = machines.launch(TRAIN, argv)
+    jobs = launch_two_machines(TRAIN, argv)
     with ended_afterwards(*jobs):
         metrics = tmp_path / "out" / "metrics.json"
         while not (metrics.is_file() and metrics.stat().st_size):
@@ -184,8 +160,8 @@ def test_a_process_that_dies_ends_all_of_both_machines(
         killed = time.monotonic()
         os.kill(workers[1][0], signal.SIGKILL)
         outputs = [job.output() for job in jobs]
-        # Within a minute, or on a slow machine in the time that the first iterations took: a
-        # process that waits for others in vain does so for half an hour.
+        # Within a minute, or on a slow machine in the time of the first iterations; a process
+        # that waits for others does so for half an hour.
         assert time.monotonic() - killed < max(60, killed - started)
     assert all(job.returncode != 0 for job in jobs)
     assert "process 2 was ended by SIGKILL" in outputs[1]
@@ -197,7 +173,7 @@ def test_a_process_that_dies_ends_all_of_both_machines(
 def test_a_process_with_a_broken_image_ends_all_four(
     arguments: Callable, tiny_dataset: str, tmp_path: Path
 ) -> None:
-    """The image's name is told; those who wait for its process end too."""
+    """The error names the image, and waiting processes end, too."""
     json_file, folder = tiny_dataset.split("=")[1].rsplit(":", 1)
     shutil.copytree(folder, tmp_path / "images")
     (tmp_path / "images" / "3.png").write_bytes(b"no image")
@@ -216,7 +192,7 @@ def test_a_process_with_a_broken_image_ends_all_four(
     assert_ended(workers)
 
 
-def test_torchruns_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_follow_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"):
         monkeypatch.delenv(name, raising=False)
     args = Namespace(num_gpus=1, num_machines=1)

@@ -1,4 +1,4 @@
-"""tools/train_net.py with stored proposals: bad files are told before a training; none is run."""
+"""Training and evaluation with stored proposals; bad files are reported before they start."""
 
 import pickle
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def good(ids: Any = range(1, 7), boxes: np.ndarray = BOXES) -> dict[str, Any]:
 
 @pytest.fixture
 def run(arguments: Callable, tmp_path: Path) -> Callable[..., str]:
-    """A run of the tool with such files for training and for scoring; returns its error."""
+    """Runs the tool with files for training and scoring, and returns its error."""
     train_net = load_script("train_net")
 
     def run(train: Any, test: Any, *options: str, **keys: Any) -> str:
@@ -43,30 +43,23 @@ def run(arguments: Callable, tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def some_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scoring takes any name for weights; training must not begin."""
+    """Scoring accepts any name of weights; training must not start."""
     monkeypatch.setattr(
         "ga_detectron2.checkpoint.GACheckpointer.resume_or_load", lambda *_, **__: {}
     )
-    monkeypatch.setattr(GATrainer, "run_step", lambda _: pytest.fail("it trains"))
+    monkeypatch.setattr(GATrainer, "run_step", lambda _: pytest.fail("training started"))
 
 
 @pytest.mark.parametrize("split", ["train", "test", "eval-only"])
 @pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ("harm", "mkdir"),
-        pytest.param(b"garbage", "damaged, truncated", marks=pytest.mark.slow),
-        pytest.param(
-            good([1, 2, 3, 5, 6]), "has no proposals of image 4 (", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            good(boxes=BOXES * np.nan), "image 1 has boxes that are not", marks=pytest.mark.slow
-        ),
-    ],
-    ids=["harm", "garbage", "an image less", "NaN"],
+    ("content", "expected"),
+    [("harm", "mkdir"), (good([1, 2, 3, 5, 6]), "has no proposals of image 4 (")],
+    ids=["harm", "missing image"],
 )
 @pytest.mark.usefixtures("some_weights")
-def test_bad_files(run: Callable, tmp_path: Path, split: str, content: Any, told: str) -> None:
+def test_bad_file_is_reported_and_not_executed(
+    run: Callable, tmp_path: Path, split: str, content: Any, expected: str
+) -> None:
     harm = tmp_path / "harm"
     if content == "harm":
         content = {**good(), "x": Harm(harm)}
@@ -76,7 +69,7 @@ def test_bad_files(run: Callable, tmp_path: Path, split: str, content: Any, told
     else:
         message = run(**{"train": good(), "test": good(), split: content})
     assert message.startswith(f"train_net.py: error: {tmp_path}/{split}.pkl: ")
-    assert told in message
+    assert expected in message
     assert "\n" not in message
     assert not harm.exists()
 

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def image_info(tiny_dataset: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A registered data set without annotations: its name and JSON."""
+    """Name and JSON file of a registered dataset without annotations."""
     json_file, folder = tiny_dataset.removeprefix("ga_tiny=").rsplit(":", 1)
     contents = json.loads(Path(json_file).read_text())
     del contents["annotations"]
@@ -33,7 +33,7 @@ def image_info(tiny_dataset: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
     MetadataCatalog.remove(name)
 
 
-def test_a_detector_writes_what_can_be_handed_in(
+def test_results_can_be_submitted(
     arguments: Callable,
     image_info: tuple[str, Path],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A loss that stops being finite ends the run under its name."""
+"""A loss that is not finite ends the run, and is named."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_finite_losses_are_written_as_detectron2_writes_them() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_the_error_names_the_loss_and_the_iteration(value: float) -> None:
+def test_error_names_the_loss_and_the_iteration(value: float) -> None:
     good = {"loss_anchor_loc": 0.1, "loss_rpn_cls": 0.1}
     trainer, model = train([good, good, {**good, "loss_rpn_cls": value}])
     with pytest.raises(FloatingPointError) as error:
@@ -50,7 +50,7 @@ def test_the_error_names_the_loss_and_the_iteration(value: float) -> None:
     assert f"loss_rpn_cls is {value}" in message
     assert "loss_anchor_loc" not in message
     assert "\n" not in message
-    # Two good steps of gradient 0.2; the bad one has not touched the weights.
+    # Two steps of gradient 0.2; the third has not changed the weights.
     assert model.weight.item() == pytest.approx(1 - 2 * 0.1 * 0.2)
 
 
@@ -75,12 +75,12 @@ def test_losses_of_several_types_come_to_the_host() -> None:
 
 @pytest.mark.slow
 def test_a_loss_of_another_process_ends_all_of_them() -> None:
-    """Whichever process is heard, it tells the iteration and which loss it was."""
+    """The error names the iteration and the loss, whichever process prints it."""
     job = start([Path(__file__).with_name("two_processes_one_bad.py")])
     with ended_afterwards(job):
         output = job.output()
     assert job.returncode != 0
-    told = [line for line in output.splitlines() if line.startswith("FloatingPointError")]
-    assert told, output
-    assert "iteration" in told[-1]
+    lines = [line for line in output.splitlines() if line.startswith("FloatingPointError")]
+    assert lines, output
+    assert "iteration" in lines[-1]
     assert "loss_b" in output.split("FloatingPointError", 1)[1]

@@ -1,4 +1,4 @@
-"""tools/train_net.py as a user calls it: training, resuming, scoring, several processes."""
+"""tools/train_net.py: training, resuming, scoring."""
 
 import functools
 import json
@@ -58,7 +58,7 @@ def test_trains_resumes_and_scores(
     assert "eta: " in printed
     assert "loss_anchor_loc: " in printed
 
-    # As if the run had been cut off after its second iteration, with two more to go.
+    # As if the run had been interrupted after its second iteration of four.
     (output / "last_checkpoint").write_text("model_0000001.pth")
     state = torch.load(output / "model_0000001.pth", weights_only=True)
     assert state["iteration"] == 1
@@ -170,7 +170,7 @@ def test_evaluation_without_weights_is_refused(train_net, arguments: Callable) -
         train_net.main(arguments("ga_rpn_R_50", "--eval-only"))
 
 
-def test_a_training_set_without_objects(
+def test_training_set_without_objects_is_refused(
     train_net, arguments: Callable, tiny_dataset: str, tmp_path: Path
 ) -> None:
     file, folder = tiny_dataset.partition("=")[2].split(":")
@@ -189,7 +189,7 @@ def test_a_training_set_without_objects(
     assert "\n" not in message
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(train_net, arguments: Callable) -> None:
+def test_loss_that_is_not_finite_ends_the_run(train_net, arguments: Callable) -> None:
     with pytest.raises(SystemExit) as stop:
         train_net.main(
             arguments("ga_rpn_R_50", SOLVER__BASE_LR=1e30, SOLVER__WARMUP_ITERS=0,
@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(train_net, arguments: Callable) 
 
 
 @pytest.mark.slow
-def test_a_mistake_in_two_processes_is_told_once(arguments: Callable) -> None:
+def test_error_of_two_processes_is_printed_once(arguments: Callable) -> None:
     done = run_script(
         arguments("ga_rpn_R_50", "--num-gpus", "2", "--dist-url", "auto", SOLVER__IMS_PER_BATCH=3)
     )

@@ -1,4 +1,4 @@
-"""A tiny data set with masks and keypoints, and short runs of recipes on it."""
+"""A small dataset with masks and keypoints, and arguments for short runs."""
 
 import json
 from collections.abc import Callable

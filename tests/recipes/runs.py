@@ -1,4 +1,4 @@
-"""What the tests of recipes share: narrow networks, and how a run is started and read."""
+"""Narrow networks and results of runs, for the tests of recipes."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ CONFIGS = PROJECT / "configs"
 
 GA_LOSSES = {"loss_anchor_loc", "loss_anchor_shape", "loss_rpn_cls", "loss_rpn_loc"}
 
-# A recipe's own keys stay, but for the size of its network, its images and its schedule.
+# Sizes of networks and images, and schedules; a recipe's other keys are unchanged.
 NARROW: dict[str, object] = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
@@ -49,7 +49,7 @@ def narrow_backbone(config: str) -> Backbone:
 
 
 def narrow_lazy(cfg: DictConfig, config: str) -> DictConfig:
-    """Give a lazy config the sizes that the YAML one has with :data:`NARROW`."""
+    """Set the sizes of a YAML config with :data:`NARROW` in a lazy config."""
     model = cfg.model
     model.backbone = L(narrow_backbone)(config=config)
     if "head" in model:
@@ -66,7 +66,7 @@ def narrow_lazy(cfg: DictConfig, config: str) -> DictConfig:
 
 
 def metrics(folder: Path) -> dict[str, float]:
-    """The latest value of everything that a run has written."""
+    """Latest value of every metric of a run."""
     latest: dict[str, float] = {}
     for line in (folder / "metrics.json").read_text().splitlines():
         latest.update(json.loads(line))

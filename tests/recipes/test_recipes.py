@@ -12,11 +12,9 @@ from detectron2.modeling import build_model
 
 from ga_detectron2.data import register_datasets
 from ga_detectron2.engine import load_config
-from tests.engine.jobs import finish, free_port, start
 from tests.recipes.runs import (
     CONFIGS,
     GA_LOSSES,
-    PROJECT,
     losses,
     metrics,
     narrow_overrides,
@@ -75,8 +73,8 @@ def test_keypoints(train_net, arguments: Callable, tmp_path: Path) -> None:
     assert {len(found["keypoints"]) for found in detections(output)} == {5 * 3}
 
 
-def test_keypoints_that_change_places_are_those_of_detectron2(tmp_path: Path) -> None:
-    """From the names alone, what detectron2 lists by hand for COCO's 17."""
+def test_keypoint_flip_map_is_that_of_detectron2(tmp_path: Path) -> None:
+    """Derived from names, as detectron2 lists it for COCO's 17."""
     theirs = MetadataCatalog.get("keypoints_coco_2017_train")
     contents = {
         "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 6}],
@@ -154,7 +152,7 @@ def test_large_images_are_cropped_and_not_resized(
 
 
 def save_initial_weights(path: Path, config: str, *overrides: str) -> dict[str, torch.Tensor]:
-    """The state of a new model, which is also written to ``path``."""
+    """State of a new model, also saved to ``path``."""
     torch.manual_seed(5)
     cfg = load_config(str(CONFIGS / f"{config}.yaml"), [*narrow_overrides(), *overrides])
     state = build_model(cfg).state_dict()
@@ -169,7 +167,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_fine_tuning_on_stored_proposals(
     train_net, arguments: Callable, shapes_with_parts: str, tmp_path: Path
 ) -> None:
-    """A detector with an RPN goes on with proposals of a GA-RPN, from the weights it had."""
+    """A trained detector with an RPN is fine-tuned on the proposals of a GA-RPN."""
     save_initial_weights(tmp_path / "rpn.pth", "ga_rpn_R_50")
     detector = save_initial_weights(
         tmp_path / "detector.pth",
@@ -199,7 +197,7 @@ def test_fine_tuning_on_stored_proposals(
     output = tmp_path / "output"
     check_losses(output, BOX_LOSSES)
     assert "bbox/AP" in metrics(output)
-    # At a rate of 0, what was trained before is what comes out.
+    # With a learning rate of 0, the weights stay the same.
     found = final_weights(output)
     assert not any("proposal_generator" in name for name in found)
     parameters = [n for n in found if n.endswith((".weight", ".bias")) and ".norm." not in n]
@@ -207,8 +205,8 @@ def test_fine_tuning_on_stored_proposals(
     assert all(torch.equal(found[n], detector[n]) for n in parameters)
 
 
-def test_fine_tuning_keeps_what_the_weights_were_trained_with() -> None:
-    """detectron2's own Faster R-CNN decides what the recipe may not change."""
+def test_fine_tuning_has_the_settings_of_the_weights() -> None:
+    """Those of detectron2's own Faster R-CNN."""
     from detectron2 import model_zoo
 
     theirs = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
@@ -225,7 +223,7 @@ def test_fine_tuning_keeps_what_the_weights_were_trained_with() -> None:
     assert ours.SOLVER.STEPS[0] / epoch == pytest.approx(2, rel=0.001)
 
 
-def test_few_classes_start_from_a_model_of_eighty(
+def test_few_classes_start_from_a_model_with_80(
     train_net, arguments: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     published = save_initial_weights(tmp_path / "published.pth", "ga_faster_R_50")
@@ -254,22 +252,3 @@ def test_few_classes_start_from_a_model_of_eighty(
 def test_mixed_precision(train_net, arguments: Callable, tmp_path: Path) -> None:
     train_net.main(arguments("recipes/ga_faster_R_50_amp", MODEL__DEVICE="cuda"))
     check_losses(tmp_path / "output", GA_LOSSES | BOX_LOSSES)
-
-
-@pytest.mark.slow
-def test_two_machines(arguments: Callable, tmp_path: Path) -> None:
-    """Both on this one, with a process each, which find each other by the address."""
-    url = f"tcp://127.0.0.1:{free_port()}"
-    jobs = []
-    for rank in (0, 1):
-        argv = arguments(
-            "ga_rpn_R_50",
-            *("--num-machines", "2", "--machine-rank", str(rank), "--dist-url", url),
-            OUTPUT_DIR=tmp_path / f"machine{rank}",
-            DATASETS__TEST="()",
-        )
-        jobs.append(start([PROJECT / "tools" / "train_net.py", *argv]))
-    assert "World size: 2" in finish(*jobs)[0]
-    check_losses(tmp_path / "machine0", GA_LOSSES)
-    assert (tmp_path / "machine0" / "model_final.pth").is_file()
-    assert not (tmp_path / "machine1" / "model_final.pth").exists()
