@@ -21,6 +21,14 @@ def test_missing_detectron2(missing, message):
     assert message in done.stderr
 
 
+@pytest.mark.parametrize("missing", ["cv2", "matplotlib"])
+def test_pictures_ask_for_missing_packages(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import ga_detectron2.visualization"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: pictures need OpenCV and")
+
+
 def test_everything_is_registered():
     code = (
         "import ga_detectron2\n"

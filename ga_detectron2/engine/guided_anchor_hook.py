@@ -62,7 +62,7 @@ class GuidedAnchorHook(HookBase):
             ValueError: the model has no guided anchors.
         """
         if vis_period > 0:
-            import matplotlib  # noqa: F401  (fails before training starts)
+            import ga_detectron2.visualization  # noqa: F401  (fails before training starts)
         with record_guided_anchors(model):
             pass
         self._model, self._period, self._vis_period = model, period, vis_period

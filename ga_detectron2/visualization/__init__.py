@@ -5,6 +5,13 @@ Images are (H, W, 3) uint8 RGB arrays. What a model made of a batch comes from
 :class:`ga_detectron2.engine.predictor.GuidedPredictor`.
 """
 
+try:
+    from detectron2.utils import visualizer  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"pictures need OpenCV and matplotlib ({error}): pip install opencv-python matplotlib"
+    ) from error
+
 from .boxes import (
     MAX_OVERLAP,
     draw_ground_truth,

@@ -1,7 +1,7 @@
 """Everything about one image side by side, and an overview of many images."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,88 +126,92 @@ def make_tiles(
         if name not in TILE_NAMES:
             raise ValueError(f"a panel cannot show '{name}', only {', '.join(TILE_NAMES)}")
     scale = side / max(image.shape[:2])
-    tiles: dict[str, list[Tile]] = {
-        "image": [
-            Tile("image", f"Image, {image.shape[1]}×{image.shape[0]} pixels", resize(image, scale))
-        ]
-    }
-    if ground_truth is not None:
-        drawn = draw_ground_truth(image, ground_truth, metadata, scale=scale)
-        text = f"Ground truth: {count(len(ground_truth), 'object')}"
-        tiles["ground_truth"] = [Tile("ground_truth", text, drawn)]
-    if proposals is not None:
-        drawn = draw_predictions(image, proposals, max_boxes=max_proposals, scale=scale)
-        number = len(best_predictions(proposals, 0, max_proposals))
-        text = f"Proposals: best {number} of {len(proposals)}"
-        tiles["proposals"] = [Tile("proposals", text, drawn)]
-    if detections is not None:
-        drawn = draw_predictions(
-            image, detections, metadata, score_thresh=score_thresh, scale=scale
+    branches = _Branches(image, anchors, threshold, scale) if anchors is not None else None
+    tiles: list[Tile] = []
+    for name in show:
+        if name == "image":
+            text = f"Image, {image.shape[1]}×{image.shape[0]} pixels"
+            tiles.append(Tile(name, text, resize(image, scale)))
+        elif name == "ground_truth" and ground_truth is not None:
+            drawn = draw_ground_truth(image, ground_truth, metadata, scale=scale)
+            text = f"Ground truth: {count(len(ground_truth), 'object')}"
+            tiles.append(Tile(name, text, drawn))
+        elif name == "proposals" and proposals is not None:
+            best = best_predictions(proposals, 0, max_proposals)
+            drawn = draw_predictions(image, best, scale=scale)
+            text = f"Proposals: best {len(best)} of {len(proposals)}"
+            tiles.append(Tile(name, text, drawn))
+        elif name == "detections" and detections is not None:
+            best = best_predictions(detections, score_thresh)
+            drawn = draw_predictions(image, best, metadata, scale=scale)
+            text = f"Detections: {len(best)} of score ≥ {score_thresh:.0%} (of {len(detections)})"
+            tiles.append(Tile(name, text, drawn))
+        elif name == "location" and branches is not None:
+            tiles.append(branches.location())
+        elif name == "anchors" and branches is not None:
+            tiles.append(branches.boxes(max_anchors))
+        elif name == "shape" and branches is not None:
+            tiles.append(branches.shape())
+        elif name == "levels" and branches is not None:
+            tiles += branches.levels()
+    return tiles
+
+
+class _Branches:
+    """Tiles of the location and shape branches."""
+
+    def __init__(
+        self, image: np.ndarray, anchors: ImageAnchors, threshold: float, scale: float
+    ) -> None:
+        self.image, self.anchors, self.threshold, self.scale = image, anchors, threshold, scale
+        self.num_kept = int((anchors.probability >= threshold).sum())
+        self.highest = float(anchors.probability.max())
+        self.vmax = probability_limit(self.highest)
+
+    def location(self) -> Tile:
+        anchors, vmax = self.anchors, self.vmax
+        label = (
+            f"probability (highest: {self.highest:.2g}); {self.num_kept} of "
+            f"{len(anchors.probability)} cells pass the filter at {self.threshold:g}"
         )
-        number = len(best_predictions(detections, score_thresh))
-        text = f"Detections: {number} of score ≥ {score_thresh:.0%} (of {len(detections)})"
-        tiles["detections"] = [Tile("detections", text, drawn)]
-    if anchors is not None:
-        tiles.update(_branch_tiles(image, anchors, threshold, max_anchors, scale))
-    return [tile for name in show for tile in tiles.get(name, [])]
+        ticks = {x: f"{x:g}" for x in np.linspace(0, vmax, 5)}
+        return Tile(
+            "location",
+            f"Location probability, highest of {len(anchors.strides)} levels, 0 to {vmax:g}",
+            draw_location(self.image, anchors, vmax=vmax, scale=self.scale),
+            color_bar=ColorBar(PROBABILITY_COLORS, Normalize(0, vmax), label, ticks),
+        )
 
+    def levels(self) -> Iterator[Tile]:
+        maps = self.anchors.level_maps(self.anchors.probability)
+        for i, (stride, values) in enumerate(zip(self.anchors.strides, maps, strict=True)):
+            kept = int((values >= self.threshold).sum())
+            title = f"stride {stride}: max {values.max():.2g}, {kept}/{values.size} pass"
+            drawn = draw_location(
+                self.image, self.anchors, level=i, vmax=self.vmax, scale=self.scale
+            )
+            yield Tile("levels", title, drawn, small=True)
 
-def _branch_tiles(
-    image: np.ndarray,
-    anchors: ImageAnchors,
-    threshold: float,
-    max_anchors: int | None,
-    scale: float,
-) -> dict[str, list[Tile]]:
-    """Pictures of the location and shape branches, by name; see :func:`make_tiles`."""
-    highest = float(anchors.probability.max())
-    vmax = probability_limit(highest)
-    num_kept = int((anchors.probability >= threshold).sum())
-    selected = select_anchors(anchors, threshold, max_anchors, MAX_OVERLAP)
+    def boxes(self, max_anchors: int | None) -> Tile:
+        options: dict[str, Any] = {"threshold": self.threshold, "max_anchors": max_anchors}
+        selected = select_anchors(self.anchors, **options, max_overlap=MAX_OVERLAP)
+        return Tile(
+            "anchors",
+            f"Guided anchors: likeliest {len(selected)} of {self.num_kept} that pass, "
+            f"pairwise IoU ≤ {MAX_OVERLAP:g}",
+            draw_guided_anchors(self.image, self.anchors, **options, scale=self.scale),
+            legend=strides_legend(self.anchors.strides, self.anchors.level[selected]),
+        )
 
-    location_bar = ColorBar(
-        PROBABILITY_COLORS,
-        Normalize(0, vmax),
-        f"probability (highest: {highest:.2g}); {num_kept} of {len(anchors.probability)} cells "
-        f"pass the filter at {threshold:g}",
-        ticks={x: f"{x:g}" for x in np.linspace(0, vmax, 5)},
-    )
-    shape_bar = ColorBar(
-        ASPECT_COLORS,
-        ASPECT_NORM,
-        "width : height at the likeliest level; grey: no cell passes the filter",
-        ticks={2.0**i: f"{2 ** max(i, 0)}:{2 ** max(-i, 0)}" for i in range(-3, 4)},
-    )
-    levels = []
-    for i, (stride, values) in enumerate(
-        zip(anchors.strides, anchors.level_maps(anchors.probability), strict=True)
-    ):
-        kept = int((values >= threshold).sum())
-        title = f"stride {stride}: max {values.max():.2g}, {kept}/{values.size} pass"
-        drawn = draw_location(image, anchors, level=i, vmax=vmax, scale=scale)
-        levels.append(Tile("levels", title, drawn, small=True))
-    location = Tile(
-        "location",
-        f"Location probability, highest of {len(levels)} levels, 0 to {vmax:g}",
-        draw_location(image, anchors, vmax=vmax, scale=scale),
-        color_bar=location_bar,
-    )
-    boxes = Tile(
-        "anchors",
-        f"Guided anchors: likeliest {len(selected)} of {num_kept} that pass, "
-        f"pairwise IoU ≤ {MAX_OVERLAP:g}",
-        draw_guided_anchors(
-            image, anchors, threshold=threshold, max_anchors=max_anchors, scale=scale
-        ),
-        legend=strides_legend(anchors.strides, anchors.level[selected]),
-    )
-    shape = Tile(
-        "shape",
-        "Shape of guided anchors",
-        draw_shape(image, anchors, threshold=threshold, scale=scale),
-        color_bar=shape_bar,
-    )
-    return {"location": [location], "anchors": [boxes], "shape": [shape], "levels": levels}
+    def shape(self) -> Tile:
+        label = "width : height at the likeliest level; grey: no cell passes the filter"
+        ticks = {2.0**i: f"{2 ** max(i, 0)}:{2 ** max(-i, 0)}" for i in range(-3, 4)}
+        return Tile(
+            "shape",
+            "Shape of guided anchors",
+            draw_shape(self.image, self.anchors, threshold=self.threshold, scale=self.scale),
+            color_bar=ColorBar(ASPECT_COLORS, ASPECT_NORM, label, ticks),
+        )
 
 
 def make_match_tiles(

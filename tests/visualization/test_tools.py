@@ -16,13 +16,13 @@ from .conftest import write_model
 
 @pytest.fixture
 def pictures(dataset, tmp_path) -> Path:
-    """A folder of two pictures and one file that is none."""
+    """A folder with two images, a damaged one, and another file."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for path in sorted(Path(dataset.rpartition(":")[2]).glob("*.png")):
         shutil.copy(path, folder)
-    (folder / "broken.jpg").write_bytes(b"no picture")
-    (folder / "notes.txt").write_text("nor is this")
+    (folder / "broken.jpg").write_bytes(b"not an image")
+    (folder / "notes.txt").write_text("text")
     return folder
 
 
@@ -40,7 +40,7 @@ def demo(tool, detector, dataset):
     return run
 
 
-def test_demo_skips_what_is_no_picture_and_says_so(demo, pictures, tmp_path, capsys) -> None:
+def test_demo_skips_and_reports_unreadable_images(demo, pictures, tmp_path, capsys) -> None:
     results = tmp_path / "results.json"
     demo(
         *("--input", pictures, tmp_path / "absent.jpg", "--output", tmp_path / "out"),
@@ -71,7 +71,7 @@ def test_demo_skips_what_is_no_picture_and_says_so(demo, pictures, tmp_path, cap
     assert boxes[:, 3].max() <= 60
 
 
-def test_demo_fails_if_nothing_can_be_read(demo, pictures, tmp_path) -> None:
+def test_demo_without_a_readable_image_fails(demo, pictures, tmp_path) -> None:
     with pytest.raises(SystemExit) as stop:
         demo("--input", pictures / "broken.jpg", "--output", tmp_path / "out")
     assert stop.value.code == "demo.py: error: none of the files could be read"
@@ -88,7 +88,7 @@ def test_demo_shows_each_kind(demo, pictures, tmp_path, show) -> None:
     assert min(cv2.imread(str(target)).shape[:2]) > 400  # 60x90 enlarged, to be legible
 
 
-def test_demo_names_what_a_model_does_not_make(demo, pictures, plain_detector, proposer) -> None:
+def test_demo_refuses_to_show_missing_results(demo, pictures, plain_detector, proposer) -> None:
     with pytest.raises(SystemExit, match=r"--show shape: .* makes no guided anchors"):
         demo("--input", pictures, "--show", "shape", config=plain_detector)
     with pytest.raises(SystemExit, match=r"--show detections: .* makes no detections"):
@@ -152,10 +152,10 @@ def test_demo_on_a_video(demo, pictures, tmp_path) -> None:
 
 
 NO_TEXT = "nonutf\udcff"
-"""The name of a file whose bytes are not UTF-8; OpenCV's functions of files crash on it."""
+"""A file name that is not UTF-8, on which OpenCV crashes."""
 
 
-def test_demo_takes_names_that_are_no_text(demo, pictures, tmp_path, capsys) -> None:
+def test_demo_accepts_names_that_are_not_utf8(demo, pictures, tmp_path, capsys) -> None:
     picture = tmp_path / f"{NO_TEXT}.png"
     shutil.copy(pictures / "picture0.png", picture)
     out = tmp_path / f"out{NO_TEXT}"
@@ -172,13 +172,13 @@ def test_demo_takes_names_that_are_no_text(demo, pictures, tmp_path, capsys) -> 
     ("source", "output", "option"),
     [(f"{NO_TEXT}.avi", "out", "--video-input"), ("film.avi", f"{NO_TEXT}.mp4", "--output")],
 )
-def test_demo_refuses_videos_of_such_names(demo, tmp_path, source, output, option) -> None:
+def test_demo_refuses_video_names_that_are_not_utf8(demo, tmp_path, source, output, option) -> None:
     (tmp_path / source).write_bytes(b"")
     with pytest.raises(SystemExit, match=f"^demo.py: error: {option}: .*not UTF-8"):
         demo("--video-input", tmp_path / source, "--output", tmp_path / output)
 
 
-def test_demo_tells_first_what_it_cannot_write(demo, pictures, tmp_path, monkeypatch) -> None:
+def test_demo_unwritable_outputs_fail_early(demo, pictures, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(GuidedPredictor, "__init__", lambda *_: pytest.fail("a model was built"))
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("")
@@ -193,7 +193,7 @@ def test_demo_tells_first_what_it_cannot_write(demo, pictures, tmp_path, monkeyp
             demo(*images, *output)
 
 
-def test_demo_says_what_to_do_without_a_window(demo, pictures, monkeypatch) -> None:
+def test_demo_without_a_display_points_to_output(demo, pictures, monkeypatch) -> None:
     def fail(*_args):
         raise cv2.error("The function is not implemented")
 
@@ -227,7 +227,7 @@ def test_visualize_results_of_proposals(tool, proposer, dataset, tmp_path) -> No
         (["MODEL.WEIGHT", "absent.pth"], "did you mean MODEL.WEIGHTS"),
     ],
 )
-def test_visualize_results_names_what_is_wrong(
+def test_visualize_results_wrong_input(
     tool, detector, dataset, arguments, message, tmp_path
 ) -> None:
     with pytest.raises(SystemExit, match=message):
