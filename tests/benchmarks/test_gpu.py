@@ -1,4 +1,4 @@
-"""benchmarks/gpu.sh and gpu.py, on a CPU and in small."""
+"""benchmarks/gpu.sh and gpu.py on a CPU."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ def test_unknown_options_are_refused() -> None:
     assert "unknown option --cpu" in done.stderr
 
 
-def test_a_failing_case_does_not_keep_the_others_from_running(
+def test_other_cases_run_after_a_failure(
     benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     gpu = benchmark_module("gpu")

@@ -1,4 +1,4 @@
-"""Every benchmark in tiny form, and what can be known of its numbers."""
+"""Every benchmark in small, and those of its numbers that are known."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ def model_args(**more: object) -> Namespace:
 
 
 @pytest.mark.parametrize("name", ["ga_rpn_R_50", "ga_faster_X_101_32x4d", "ga_retinanet_R_101"])
-def test_a_twin_differs_in_its_head_alone(benchmark_module, name: str) -> None:
+def test_twins_differ_only_in_their_heads(benchmark_module, name: str) -> None:
     models = benchmark_module("models")
     ours, theirs = models.make_configs(name, model_args(device="meta"))
     with torch.device("meta"):
@@ -52,7 +52,7 @@ def test_a_twin_differs_in_its_head_alone(benchmark_module, name: str) -> None:
     )
 
 
-def test_the_share_of_cells_passes(benchmark_module) -> None:
+def test_share_of_cells_that_pass(benchmark_module) -> None:
     from ga_detectron2 import record_guided_anchors
 
     models, args = benchmark_module("models"), model_args(share=0.3)
@@ -143,7 +143,7 @@ def test_adaption(benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert line["largest_difference"] < (1e-5 if line["dtype"] == "float32" else 2e-2)
 
 
-def test_crossover_of_a_known_line(benchmark_module) -> None:
+def test_crossover_of_known_times(benchmark_module) -> None:
     adaption = benchmark_module("adaption")
     shares = (0.01, 0.1, 1.0)
     times = [10 * s for s in shares]
@@ -199,9 +199,7 @@ def fake_mmdet_python(tmp_path: Path) -> Path:
     return fake
 
 
-def test_inputs_and_results_pass_between_the_environments(
-    benchmark_module, fake_mmdet_python: Path
-) -> None:
+def test_inputs_and_results_cross_environments(benchmark_module, fake_mmdet_python: Path) -> None:
     peer = benchmark_module("mmdetection.peer")
     args = Namespace(
         size=(64, 96), batch=2, boxes=3, share=0.1, threads=1, repeats=1
