@@ -36,7 +36,7 @@ def tool() -> SimpleNamespace:
 
 
 def many_objects(tmp_path: Path, sizes: list[tuple[int, int]]) -> Any:
-    """A data set of one image of 640 x 480 pixels with an object of each size, spread out."""
+    """A dataset of one image of 640 x 480 pixels with an object of each size, spread out."""
     random = np.random.default_rng(0)
     annotations = []
     for i, (w, h) in enumerate(sizes):

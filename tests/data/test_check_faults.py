@@ -146,7 +146,7 @@ def test_image_files(tmp_path: Path, how: str) -> None:
     assert differs[1].startswith("swapped.jpg: 60x90, in the JSON 90x60 (swapped")
 
 
-def test_a_cut_off_image_is_found_by_reading_all_of_it(tmp_path: Path) -> None:
+def test_truncated_image_is_found_by_decoding_it(tmp_path: Path) -> None:
     data, findings = inspect(tmp_path, changed("images", 1, file_name="2.jpg"))
     path = tmp_path / "images" / "2.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -206,7 +206,7 @@ def test_names_and_missing_files(tmp_path: Path) -> None:
         ({**make_contents(), "images": []}, "'images' is empty"),
     ],
 )
-def test_what_is_no_coco_file(tmp_path: Path, contents: Any, message: str) -> None:
+def test_other_json_is_refused(tmp_path: Path, contents: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inspect(tmp_path, contents)
     (tmp_path / "set.json").write_bytes(b"\xff{")

@@ -139,7 +139,7 @@ def test_nearest_cells_lie_within_the_image() -> None:
     assert centers[1, 1].tolist() == [7 * 16, 96]
 
 
-def test_statistics_count_what_is_there() -> None:
+def test_statistics_by_hand() -> None:
     sides = [(16, 16), (4, 4), (64, 64), (100, 100), (8, 80), (80, 8), (16, 32)]
     boxes = torch.tensor([[40.0, 40, 40 + w, 40 + h] for w, h in sides])
     objects = Objects(
@@ -184,7 +184,7 @@ def test_objects_that_share_a_cell() -> None:
     assert level_statistics(objects, SETTINGS)["sharing_a_cell"] == 2
 
 
-def test_a_sample_keeps_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sample_keeps_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ga_detectron2.data.check.advice.MAX_OBJECTS", 30)
     objects = make_objects(100)
     sample = _sample(objects)

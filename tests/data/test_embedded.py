@@ -74,7 +74,7 @@ def test_two_processes_at_the_same_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_splits_are_what_they_claim(cache):
+def test_splits_match_their_settings(cache):
     for name, num_images in (("ga_shapes_train", 1000), ("ga_shapes_val", 200)):
         records = DatasetCatalog.get(name)
         assert len(records) == num_images
@@ -144,7 +144,7 @@ def test_registering_twice_and_importing_again(cache):
     assert len(DatasetCatalog.get("ga_shapes_val")) == 200
 
 
-def test_the_folder_name_follows_the_settings(monkeypatch):
+def test_folder_name_depends_on_the_settings(monkeypatch):
     names = {
         split.folder_name
         for split in (
@@ -159,7 +159,7 @@ def test_the_folder_name_follows_the_settings(monkeypatch):
     assert embedded.Split("val", 2, 200).folder_name not in names
 
 
-def test_a_drawing_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     # A name that is not UTF-8 would crash OpenCV's imwrite.
     tmp_path = tmp_path / "nonutf\udcff"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
@@ -173,14 +173,14 @@ def test_a_drawing_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
         with pytest.raises(OSError, match=rf"ga_shapes_tiny .* {CACHE_VARIABLE}"):
             drawn_folder(split)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
-    # A folder without annotations is a rest, too, and drawn afresh.
+    # A folder without annotations is left over from an interrupted run, and drawn again.
     (tmp_path / split.folder_name).mkdir()
     folder = Path(drawn_folder(split))
     assert len(list((folder / "images").iterdir())) == 5
     assert len(json.loads((folder / "annotations.json").read_text())["images"]) == 5
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_unwritable_cache_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(OSError, match=rf"{tmp_path / 'file'}.* {CACHE_VARIABLE}"):

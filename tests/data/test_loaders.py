@@ -18,7 +18,7 @@ NAME = "ga_train_loader_test"
 
 @pytest.fixture(scope="module", autouse=True)
 def records(tmp_path_factory: pytest.TempPathFactory):
-    """Eleven images, of which every third is upright."""
+    """Eleven images; every third is upright."""
     folder = tmp_path_factory.mktemp("images")
     records = []
     for i in range(11):

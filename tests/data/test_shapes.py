@@ -160,7 +160,7 @@ def test_shapes_overlap_but_none_is_mostly_hidden(coco):
     assert np.mean(np.array(share_in_sight) < 0.99) > 0.08
 
 
-def test_shapes_stand_out_from_what_is_around_them(drawn, coco):
+def test_shapes_stand_out_from_their_surroundings(drawn, coco):
     """Median colour inside against that of the frame around the box, shapes left out."""
     images, _ = drawn
     distances = []
@@ -181,7 +181,7 @@ def test_shapes_stand_out_from_what_is_around_them(drawn, coco):
     assert np.quantile(distances, 0.01) > 40
 
 
-def test_settings_change_what_is_drawn():
+def test_settings_change_the_images():
     config = ShapesConfig(image_size=96, image_size_jitter=0, max_objects=2, max_aspect_ratio=1.0)
     contents = draw_dataset(config, SEED, 40, lambda name, image: None)
     assert {(i["height"], i["width"]) for i in contents["images"]} == {(96, 96)}

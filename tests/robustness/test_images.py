@@ -63,7 +63,7 @@ def as_training_reads(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_an_image_shows_is_read(tmp_path: Path, kind: str, read: Callable) -> None:
+def test_pixels_are_read(tmp_path: Path, kind: str, read: Callable) -> None:
     name, save, tolerance = KINDS[kind]
     save(tmp_path / name)
     found = read(tmp_path / name)
@@ -74,7 +74,7 @@ def test_what_an_image_shows_is_read(tmp_path: Path, kind: str, read: Callable) 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 @pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
-def test_of_16_bit_colours_the_upper_8_are_read(tmp_path: Path, name: str, read: Callable) -> None:
+def test_16_bit_colours_are_reduced_to_8(tmp_path: Path, name: str, read: Callable) -> None:
     """Pillow reduces them; of grey ones it would make a white image, see below."""
     size = (HEIGHT, WIDTH, 3)
     deep = np.random.default_rng(0).integers(0, 1 << 16, size, dtype=np.uint16)
@@ -108,13 +108,24 @@ def test_damaged_images_are_refused_by_name(tmp_path: Path, name: str, read: Cal
     assert "\n" not in str(error.value)
 
 
-def test_an_image_of_another_size_than_its_record(tmp_path: Path) -> None:
+def test_size_other_than_in_the_record_is_refused(tmp_path: Path) -> None:
     Image.fromarray(RGB[:10]).save(tmp_path / "small.png")
     with pytest.raises(DataError, match=r"small\.png: Mismatched image shape"):
         as_training_reads(tmp_path / "small.png")
 
 
-def test_a_picture_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
+def test_errors_of_annotations_are_not_blamed_on_the_image(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "good.png")
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN = (HEIGHT,)
+    annotation = {"bbox": [1, 1, 9, 9], "bbox_mode": 99, "category_id": 0}
+    record = {"file_name": str(tmp_path / "good.png"), "height": HEIGHT, "width": WIDTH}
+    with pytest.raises(DataError, match=r"good\.png: ") as error:
+        NamingDatasetMapper(cfg, True)({**record, "annotations": [annotation]})
+    assert "decoded" not in str(error.value)
+
+
+def test_image_of_billions_of_pixels_is_refused(tmp_path: Path) -> None:
     """Its file has a few bytes, its pixels would fill the memory."""
     header = b"P6\n60000 60000\n255\n"
     (tmp_path / "huge.ppm").write_bytes(header)
@@ -149,6 +160,6 @@ def test_any_damage(
     assert image.dtype == np.uint8
 
 
-def test_the_demo_reads_in_this_way() -> None:
+def test_demo_uses_the_same_reader() -> None:
     script = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
     assert runpy.run_path(str(script))["read_rgb"] is read_rgb
