@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 from ga_detectron2.errors import ConfigError, GAError
 
-__all__ = ["describe_error", "errors_name"]
+__all__ = ["config_errors_of", "describe_error"]
 
 
 @contextmanager
-def errors_name(what: str) -> Iterator[None]:
+def config_errors_of(what: str) -> Iterator[None]:
     """Turn any exception into a :class:`ConfigError` of one line.
 
     Args:

@@ -21,7 +21,7 @@ from ga_detectron2.data import build_test_loader, build_train_loader
 from ga_detectron2.modeling import GuidedAnchoring
 
 from . import evaluators
-from .build_errors import errors_name
+from .build_errors import config_errors_of
 from .gradients import add_in_order_of_rank
 from .guided_anchor_hook import GuidedAnchorHook
 from .resumable import ResumableTraining, resolve_seed
@@ -62,15 +62,15 @@ class GATrainer(ResumableTraining, DefaultTrainer):
         cfg = with_seed(cfg, self.seed)
 
         model = self.build_model(cfg)
-        with errors_name("the optimizer"):
+        with config_errors_of("the optimizer"):
             optimizer = self.build_optimizer(cfg, model)
-        with errors_name("the learning rate schedule"):
+        with config_errors_of("the learning rate schedule"):
             self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        with errors_name("DATASETS.TRAIN: the data loader"):
+        with config_errors_of("DATASETS.TRAIN: the data loader"):
             data_loader = self.build_train_loader(cfg)
         self.check_test_sets(cfg)
         if cfg.TEST.AUG.ENABLED:
-            with errors_name("TEST.AUG.ENABLED: test-time augmentation"):
+            with config_errors_of("TEST.AUG.ENABLED: test-time augmentation"):
                 GeneralizedRCNNWithTTA(cfg, model)
         self._trainer = build_step(cfg, distribute(model), data_loader, optimizer)
         self.checkpointer = GACheckpointer(
@@ -114,7 +114,7 @@ class GATrainer(ResumableTraining, DefaultTrainer):
         Raises:
             ConfigError: in place of any other exception.
         """
-        with errors_name("the model"):
+        with config_errors_of("the model"):
             return super().build_model(cfg)
 
     @classmethod
@@ -140,7 +140,7 @@ class GATrainer(ResumableTraining, DefaultTrainer):
         for name in cfg.DATASETS.TEST:
             evaluators.check_records(name)
             cls.build_test_loader(cfg, name)
-            with errors_name(f"DATASETS.TEST: the evaluator of '{name}'"):
+            with config_errors_of(f"DATASETS.TEST: the evaluator of '{name}'"):
                 evaluator = cls.build_evaluator(cfg, name)
             evaluators.check_evaluator(cfg, name, evaluator)
 
