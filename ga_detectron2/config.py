@@ -137,8 +137,7 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
     no dataset, schedule, input size, backbone or ROI head.
 
     Example:
-        >>> cfg = get_cfg()
-        >>> cfg.merge_from_file(model_zoo.get_config_file("COCO-Detection/..._1x.yaml"))
+        >>> cfg = detectron2.model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
         >>> use_guided_anchoring(cfg)
 
     Raises:
