@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are complete, whatever happens on the way."""
+"""Atomic file writes: a file is visible only once it is complete."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ def atomic_open(path: str, mode: str = "wb", sync: bool = True) -> Iterator[IO[A
     """Open a local file for writing that replaces ``path`` when it is complete.
 
     Args:
-        path: of the file; its folder exists.
+        path: file to write; its folder exists.
         mode: "wb" or "w".
         sync: whether the file has to survive a power failure, which costs some milliseconds.
 

@@ -1,4 +1,8 @@
-"""The keys that guided anchoring adds to a detectron2 configuration."""
+"""The keys that guided anchoring adds to a detectron2 configuration.
+
+Importing this module lets ``MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE`` take integers and floats; yacs
+alone accepts only values of the default's type.
+"""
 
 from typing import Any
 
@@ -52,8 +56,8 @@ def add_ga_config(cfg: CfgNode) -> None:
     """Add ``MODEL.GUIDED_ANCHOR``, ``TEST.PROPOSAL_RECALL_LIMITS`` and ``TEST.COMPILE_BACKBONE``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
-    and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Whatever detectron2
-    already has a key for (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keeps that key.
+    and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Settings
+    that detectron2 has keys for (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keep those keys.
     """
     cfg.MODEL.GUIDED_ANCHOR = _C = CfgNode()
 
@@ -147,7 +151,7 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
     if architecture in ("RetinaNet", "GARetinaNet"):
         published: dict[str, Any] = _GA_RETINANET
     elif generator in ("RPN", "GuidedAnchorRPN") and architecture != "SemanticSegmentor":
-        # In R-CNN models, the better proposals allow for fewer of them.
+        # Guided proposals are better, so R-CNN models need fewer.
         number = 1000 if architecture == "ProposalNetwork" else 300
         limits = {f"MODEL.RPN.POST_NMS_TOPK_{mode}": number for mode in ("TRAIN", "TEST")}
         published = {**_GA_RPN, **limits}

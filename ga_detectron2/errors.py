@@ -1,15 +1,18 @@
 """Errors that users can correct. Tools print them in one line, without a traceback."""
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "GAError", "ModelZooError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "GAError", "ModelZooError", "message_of"]
+
+
+def message_of(error: str | Exception) -> str:
+    """Message of an error; ``str()`` of a KeyError would put it in quotes."""
+    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
 
 
 class GAError(ValueError):
     """Base class. The message is one line: what is wrong, where, and what to do."""
 
     def __init__(self, reason: str | Exception):
-        # str() of a KeyError would put its message in quotes.
-        is_key_error = isinstance(reason, KeyError) and reason.args
-        message = str(reason.args[0] if is_key_error else reason)  # type: ignore[union-attr]
+        message = message_of(reason)
         # A DataLoader raises a worker's error again with the worker's traceback as its message.
         if message.startswith("Caught "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
@@ -31,5 +34,5 @@ class CheckpointError(GAError):
 class ModelZooError(CheckpointError, RuntimeError):
     """A model is not in the zoo, or its file cannot be obtained.
 
-    It is a RuntimeError as in ``detectron2.model_zoo``.
+    Also a RuntimeError, because ``detectron2.model_zoo`` raises that.
     """

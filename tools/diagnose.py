@@ -46,7 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="use only the first N images of each dataset (default: all)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file as well")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file as well")
     add_overrides(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.json:
             os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
             Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
-            print(f"\ndiagnose.py: the numbers are in {args.json}")
+            print(f"\ndiagnose.py: the results are in {args.json}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ MODEL.RPN.POST_NMS_TOPK_TEST for an image (1000; Fast R-CNN uses 300).
     tools/dump_proposals.py --from-mmdet proposals.pkl --dataset-name coco_2017_train \\
         --output proposals/train.pkl
 
-converts a proposal file of MMDetection instead, without executing anything in it.
+converts a proposal file of MMDetection instead, without executing pickled code.
 """
 
 import argparse

@@ -98,9 +98,9 @@ def load_image(cfg: CfgNode, file: str, scale: float = 1.0) -> Tensor:
     """An image as detectron2's DefaultPredictor gives it to a model: (C, H, W) float32.
 
     Args:
-        cfg: of the model.
-        file: of the image.
-        scale: of its size.
+        cfg: configuration of the model.
+        file: image file.
+        scale: factor of its size.
     """
     image = read_image(file, cfg.INPUT.FORMAT)
     side = round((cfg.INPUT.MIN_SIZE_TEST or min(image.shape[:2])) * scale)

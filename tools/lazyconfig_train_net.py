@@ -3,7 +3,7 @@
 
 This is detectron2's tools/lazyconfig_train_net.py with --dataset and with a checkpointer that also
 reads the files of MMDetection and torchvision; detectron2's own script trains the configs in
-configs/lazy as well. A config is a program that is executed: use only those you trust.
+configs/lazy as well. A config is a Python program that is run: use only those you trust.
 """
 
 import argparse

@@ -64,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--output",
         default="output/reproduce",
         metavar="DIR",
-        help="folder for numbers, logs and detections (default: output/reproduce)",
+        help="folder for results, logs and detections (default: output/reproduce)",
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
@@ -84,9 +84,9 @@ class Measurement:
 
     Attributes:
         name, metric, published: see :class:`PublishedModel`.
-        dataset: its name.
+        dataset: name of the dataset.
         measured: score of ``metric`` in percent; None if the evaluation has none.
-        images_per_second: of the model, one image at a time; None with too few images.
+        images_per_second: speed of the model, one image at a time; None with too few images.
         peak_memory_gib: memory of PyTorch's tensors on a GPU; None on a CPU.
         as_published: whether the weights have the published SHA-256.
         scores: all results of the evaluation.

@@ -38,8 +38,8 @@ class GACheckpointer(DetectionCheckpointer):
       ``tools/convert_checkpoint.py``): the backbone must be complete; other tensors that do not fit
       are left out, with warnings, as for training with another number of classes.
 
-    Nothing in a file is executed. Checkpoints are written atomically, and a training whose last
-    checkpoint is damaged resumes from the one before.
+    Files are read without executing pickled code. Checkpoints are written atomically, and a
+    training whose last checkpoint is damaged resumes from the one before.
     """
 
     def __init__(self, *args: Any, complete: bool = False, **kwargs: Any):
@@ -56,7 +56,7 @@ class GACheckpointer(DetectionCheckpointer):
     # -- Saving ------------------------------------------------------------------------------------
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As in detectron2, atomically, with numbers of numpy as plain ones.
+        """Saves atomically and converts NumPy scalars to Python numbers.
 
         Raises:
             CheckpointError: the file cannot be written, as on a full disk, or could not be loaded
@@ -86,14 +86,14 @@ class GACheckpointer(DetectionCheckpointer):
             ) from error
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """As in detectron2, atomically."""
+        """Writes atomically, otherwise as in detectron2."""
         with atomic_open(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
             file.write(last_filename_basename)
 
     # -- Resuming ----------------------------------------------------------------------------------
 
     def get_checkpoint_file(self) -> str:
-        """As in detectron2; the folder with a separator if ``last_checkpoint`` is damaged."""
+        """Returns ``save_dir/`` (no file name) if ``last_checkpoint`` is damaged."""
         file = ""
         with contextlib.suppress(UnicodeDecodeError):
             file = super().get_checkpoint_file()
@@ -119,7 +119,7 @@ class GACheckpointer(DetectionCheckpointer):
         All processes load the file that the main process chooses.
 
         Args:
-            path: of the weights to load if nothing is resumed.
+            path: weights to load if nothing is resumed.
             resume: whether to resume if there is a checkpoint.
 
         Raises:
@@ -249,7 +249,8 @@ class GACheckpointer(DetectionCheckpointer):
             is_converted, by_suffix = True, bool(checkpoint.get("matching_heuristics"))
         try:
             incompatible = super()._load_model(checkpoint)
-        except Exception as error:  # detectron2, fvcore and torch rely on tensors that fit.
+        # detectron2, fvcore and torch fail unpredictably when tensors do not fit.
+        except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()
             raise CheckpointError(
                 f"cannot be put into this model ({' '.join(reason[:2])})"
@@ -274,7 +275,7 @@ def _map_state(function: Callable[[Any], Any], state: Any) -> Any:
 
 
 def _as_plain(value: Any) -> Any:
-    """A number of Python in place of one of numpy, which a safe load refuses."""
+    """Converts NumPy scalars, which ``weights_only`` refuses, to Python ones."""
     return value.item() if isinstance(value, np.generic) else value
 
 

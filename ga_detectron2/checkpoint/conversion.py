@@ -20,8 +20,8 @@ AUTHOR = "ga_detectron2"
 _BOTTOM_UP = "backbone.bottom_up."
 _BACKBONE = re.compile(r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5])|roi_heads\.res5)\.")
 _BLOCK = re.compile(r"(?:.*\.)?(res[2-5])\.(\d+)\.")
-# Tensors without influence on results, those that follow from the configuration, and the offsets of
-# a deformable backbone, which start at zero.
+# Tensors that do not affect results, or are derived from the config, and the offsets of a
+# deformable backbone, which start at zero.
 _OPTIONAL = re.compile(
     r"(?:.*\.num_batches_tracked|pixel_mean|pixel_std|.*\.cell_anchors\.\d+"
     r"|.*\.conv2_offset\.(?:weight|bias))"
@@ -86,7 +86,7 @@ def save_content(content: Mapping[str, Any], path: str) -> None:
 def check_fit(
     model_names: Iterable[str], incompatible: Any, *, whole: bool, strict: bool = False
 ) -> None:
-    """Check a model after loading: the one rule for which of its tensors a file may lack.
+    """Decides which model tensors may be missing from the file, and checks a model after loading.
 
     A file may lack :data:`_OPTIONAL` tensors, and unless ``whole`` all that do not belong to a
     ResNet backbone. It may hold more than the model, but not the blocks of a deeper ResNet.
@@ -94,11 +94,11 @@ def check_fit(
     Args:
         model_names: names in the model's ``state_dict()``.
         incompatible: result of ``Checkpointer._load_model``.
-        whole: whether no tensor may keep its initial value.
-        strict: whether each tensor of the file must have its place.
+        whole: require a value for every tensor that is not optional.
+        strict: require a place in the model for every tensor of the file.
 
     Raises:
-        CheckpointError: names the first tensor that does not fit, and the number of others.
+        CheckpointError: names the first tensor that does not fit, and how many others there are.
     """
 
     def is_needed(name: str) -> bool:

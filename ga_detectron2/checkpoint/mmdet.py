@@ -28,8 +28,8 @@ __all__ = ["convert_mmdet_names", "convert_mmdet_state_dict", "find_mmdet_names"
 # -- The tables --------------------------------------------------------------------------------
 #
 # A line has MMDetection's name within its part of a model, and our name in the whole model, or None
-# for a tensor that is not needed. {field} stands for a value in _FIELDS, the same on both sides;
-# {field+2} and {field*2} for that number plus, or times, two.
+# for a tensor that is not needed. {field} is a value in _FIELDS, the same on both sides;
+# {field+2} and {field*2} are that value plus, or times, two.
 
 _Line = tuple[str, str | None]
 
@@ -143,7 +143,7 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
     Args:
         state_dict: tensors or numpy arrays by MMDetection's names, of a whole GA-RPN, GA-Faster
             R-CNN, GA-Fast R-CNN or GA-RetinaNet or of parts of one. All names may begin with
-            ``module.``. Names may also be those within a part, such as ``rpn_conv.weight`` or
+            ``module.``. Names may omit the part's prefix, as in ``rpn_conv.weight`` or
             ``layer1.0.conv1.weight``; ImageNet weights of a ResNet or ResNeXt (MMDetection's or
             torchvision's) are such a part. The content of a file, with ``state_dict`` beside other
             keys, is accepted as well.
@@ -153,8 +153,8 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
         (``num_batches_tracked``, an ImageNet classifier).
 
     Raises:
-        CheckpointError: a name is unknown, a part can be read in two ways, two names stand for one
-            tensor, or the argument is not a dictionary of tensors.
+        CheckpointError: a name is unknown, a part is ambiguous, two names belong to one tensor,
+            or the argument is not a dictionary of tensors.
     """
     content: Any = state_dict
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):

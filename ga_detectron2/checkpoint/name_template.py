@@ -11,8 +11,8 @@ _FIELD = re.compile(r"\{(\w+)(?:([+*])(\d+))?\}")
 class NameTemplate:
     """A name with fields: ``res{stage+1}.{block}.conv1.weight``.
 
-    ``{field}`` stands for a value of that field, ``{field+2}`` and ``{field*2}`` for a whole
-    number plus, or times, two.
+    ``{field}`` matches a value of that field, ``{field+2}`` and ``{field*2}`` an integer value
+    plus, or times, two.
     """
 
     def __init__(self, text: str, fields: Mapping[str, str]) -> None:

@@ -26,7 +26,7 @@ _TAKES_NAMES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
-    """Read a file of weights without executing anything in it.
+    """Read a file of weights without executing pickled code.
 
     Args:
         path: local path, or an address that detectron2's ``PathManager`` resolves.
@@ -110,14 +110,14 @@ def _check_zip(file: BinaryIO) -> None:
     file.seek(0)
     # Not by the names that zipfile finds: a file can show others to torch.
     if "constants.pkl" in torch._C.PyTorchFileReader(file).get_all_records():
-        raise CheckpointError("a program of TorchScript, not weights; it was not executed")
+        raise CheckpointError("a TorchScript program, not weights; it was not run")
 
 
 def to_tensors(content: Any) -> dict[str, torch.Tensor]:
     """Replace numpy arrays in a dictionary of tensors by tensors, in place.
 
     Raises:
-        CheckpointError: it holds anything else, or is no dictionary with names.
+        CheckpointError: it holds anything else, or is not a dictionary with names.
     """
     if not isinstance(content, dict):
         raise CheckpointError(f"expected a dictionary of tensors, not {type(content).__name__}")

@@ -13,7 +13,7 @@ __all__ = ["ALLOWED", "load_numpy_pickle", "unwrap"]
 
 
 def load_numpy_pickle(file: IO[bytes]) -> Any:
-    """Read a pickle of numpy arrays of numbers, text and plain values in dictionaries and lists.
+    """Read a pickle of numpy arrays of numbers, strings and plain values in dictionaries and lists.
 
     detectron2 publishes ImageNet backbones and older models in such files.
 
@@ -21,7 +21,7 @@ def load_numpy_pickle(file: IO[bytes]) -> Any:
         file: pickle of Python 2 or 3. Text of Python 2 is decoded as latin-1, as in detectron2.
 
     Raises:
-        CheckpointError: the file is damaged, or asks for anything else.
+        CheckpointError: the file is damaged, or contains anything else.
     """
     try:
         return unwrap(_Unpickler(file, encoding="latin1").load())
@@ -99,7 +99,7 @@ for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in ALLOWED:
-            raise CheckpointError(f"asks for '{module}.{name}', which was not executed")
+            raise CheckpointError(f"contains pickled code ('{module}.{name}'), which was not run")
         return ALLOWED[f"{module}.{name}"]
 
 

@@ -23,14 +23,14 @@ _NUM_CLASSES_OF = {
 
 
 class ModelClasses(NamedTuple):
-    """Attributes: number: of a model's classes; key: of the configuration, which sets it."""
+    """Attributes: number: class count; key: config key that sets it."""
 
     number: int
     key: str
 
 
 def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
-    """None for a model without classes (``ProposalNetwork``), or of an unknown architecture."""
+    """Classes of the configured model, or None if it has none or they are unknown."""
     node = _NUM_CLASSES_OF.get(cfg.MODEL.META_ARCHITECTURE)
     if node is None:
         return None
@@ -38,7 +38,7 @@ def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
 
 
 def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
-    """Compare the classes of ``cfg.DATASETS`` with each other and with the model's number.
+    """Compare the classes of ``cfg.DATASETS`` with each other and with the model's count.
 
     Models of :func:`classes_of_model` None, and datasets whose metadata has no ``thing_classes``
     yet, are not compared.

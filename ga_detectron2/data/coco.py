@@ -37,7 +37,7 @@ class CocoFile:
 
     What detectron2 or pycocotools read, but the file lacks, is filled in where it follows from
     something else. Attributes:
-        name: of the dataset.
+        name: name of the dataset.
         json_file, image_root: local paths.
         contents: all keys of the file, with the usable entries.
         is_repaired: whether entries differ from those of the file.
@@ -98,7 +98,7 @@ def read_coco_file(name: str, json_file: str, image_root: str, findings: Finding
     """Read a JSON. Entries that cannot be used are left out and added to ``findings``.
 
     Args:
-        name: of the dataset, for messages.
+        name: name of the dataset, for messages.
         json_file, image_root: local paths; no image is read.
         findings: receives what is wrong with the structure of the file.
 
@@ -239,7 +239,7 @@ def _read_image(entry: Entry) -> Entry:
         value = fields[side] = _whole(_need(entry, side, kind))
         if value is None or value < 1:
             raise _EntryError(
-                kind, f"has the {side} {_short(entry[side])}, which is no positive whole number"
+                kind, f"has the {side} {_short(entry[side])}, which is not a positive integer"
             )
     return _changed(entry, fields)
 
@@ -248,11 +248,11 @@ def _read_category(entry: Entry) -> Entry:
     kind = "category_malformed"
     number = _whole(_need(entry, "id", kind))
     if number is None:
-        raise _EntryError(kind, f"has the id {_short(entry['id'])}, which is no whole number")
+        raise _EntryError(kind, f"has the id {_short(entry['id'])}, which is not an integer")
     _need_text(entry, "name", kind)
     points = entry.get("keypoints") or []
     if not isinstance(points, list) or not all(isinstance(x, str) for x in points):
-        raise _EntryError(kind, "has keypoints that are no list of names")
+        raise _EntryError(kind, "has keypoints that are not a list of names")
     return _changed(entry, {"id": number})
 
 
@@ -275,7 +275,7 @@ def _read_annotation(entry: Entry) -> Entry:
         fields |= {"segmentation": [], NO_MASK: 1}
     points = entry.get("keypoints") or []
     if not isinstance(points, list) or len(points) % 3 or not all(map(_is_finite, points)):
-        raise _EntryError(kind, "has keypoints that are no list of x, y, visibility")
+        raise _EntryError(kind, "has keypoints that are not a list of x, y, visibility")
     return _changed(entry, fields)
 
 
@@ -301,7 +301,7 @@ def _need(entry: Entry, key: str, kind: str) -> Any:
 def _need_text(entry: Entry, key: str, kind: str) -> None:
     value = _need(entry, key, kind)
     if not isinstance(value, str) or not value:
-        raise _EntryError(kind, f"has the {key} {_short(value)}, which is no text")
+        raise _EntryError(kind, f"has the {key} {_short(value)}, which is not a string")
 
 
 def _identity(entry: Entry, key: str, kind: str) -> int | str:
@@ -310,7 +310,9 @@ def _identity(entry: Entry, key: str, kind: str) -> int | str:
         return value
     number = _whole(value)
     if number is None:
-        raise _EntryError(kind, f"has the {key} {_short(value)}, which is no whole number or text")
+        raise _EntryError(
+            kind, f"has the {key} {_short(value)}, which is not an integer or a string"
+        )
     return number
 
 
@@ -322,7 +324,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _is_finite(value: Any) -> bool:
-    # JSON's whole numbers are unbounded, but floats are not.
+    # JSON's integers are unbounded, but floats are not.
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -331,7 +333,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_segmentation(value: Any) -> bool:
-    """Whether detectron2 can load it. The numbers of polygons are not examined."""
+    """Whether detectron2 can load it. The coordinates of polygons are not examined."""
     if not isinstance(value, dict):
         return not value or (isinstance(value, list) and all(isinstance(x, list) for x in value))
     size, counts = value.get("size"), value.get("counts")
@@ -356,8 +358,8 @@ def _check_ids(read: dict[str, list[Entry]], findings: Findings) -> None:
     findings.add(
         "image_malformed",
         (
-            f"images[{i}] has the id {image['id']!r}, but images[0] {first!r}; all must be whole "
-            "numbers, or all text"
+            f"images[{i}] has the id {image['id']!r}, but images[0] {first!r}; all must be "
+            "integers, or all strings"
             for i, image in enumerate(read["images"])
             if isinstance(image["id"], str) != isinstance(first, str)
         ),
@@ -438,7 +440,7 @@ def _fill_in(read: dict[str, list[Entry]], findings: Findings) -> bool:
 
 
 def _area(annotation: Entry, size: tuple[int, int]) -> float:
-    """Area in pixels: of the mask if there is one, otherwise of the box."""
+    """Area in pixels of the mask if there is one, otherwise of the box."""
     mask = annotation.get("segmentation")
     try:
         if isinstance(mask, list):
@@ -448,7 +450,7 @@ def _area(annotation: Entry, size: tuple[int, int]) -> float:
             mask = mask_util.frPyObjects(mask, *mask["size"])
         if mask:
             return float(mask_util.area(mask))
-    except Exception:  # Whatever is wrong with a mask is found by who reads masks.
+    except Exception:  # Mask errors are reported by the code that loads masks.
         pass
     return float(annotation["bbox"][2] * annotation["bbox"][3])
 

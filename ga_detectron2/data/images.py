@@ -18,7 +18,7 @@ def read_image(path: str, channels: str) -> np.ndarray:
 
     Args:
         path: any path of detectron2's ``PathManager``.
-        channels: as ``INPUT.FORMAT``, such as "BGR".
+        channels: channel order as in ``INPUT.FORMAT``, such as "BGR".
 
     Raises:
         DataError: the file does not exist, cannot be decoded, or is grey with more than 8 bits.

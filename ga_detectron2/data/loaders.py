@@ -67,7 +67,9 @@ def build_train_loader(cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
 def build_test_loader(
     cfg: CfgNode, dataset_name: str, mapper: Any = None
 ) -> DataLoader[list[dict[str, Any]]]:
-    """Like :func:`detectron2.data.build_detection_test_loader`; executes no file of proposals.
+    """Like :func:`detectron2.data.build_detection_test_loader`.
+
+    It reads proposal files without executing pickled code.
 
     Args:
         cfg: configuration.
@@ -100,7 +102,8 @@ class TrainLoader:
     def __init__(self, parts: dict[str, Any], seed: int, make_sampler: MakeSampler):
         """
         Args:
-            parts: arguments of :func:`build_detection_train_loader`, with records of a list.
+            parts: arguments of :func:`build_detection_train_loader`, whose dataset is a list of
+                records.
             seed: source of all randomness; the same in all processes.
             make_sampler: makes ``parts["sampler"]`` for another seed.
         """
@@ -125,7 +128,7 @@ class TrainLoader:
 
         Args:
             seed: not negative.
-            iteration: from 0.
+            iteration: iteration from 0.
         """
         if seed != self._seed:
             self._seed = self._dataset.seed = seed
@@ -148,7 +151,7 @@ class BatchSampler(Sampler):
         """
         Args:
             sampler: one of detectron2's, whose stream is divided among the processes.
-            batch_size: of this process.
+            batch_size: batch size of this process.
             groups: the group, 0 or 1, of every index; a batch has images of one group. None for a
                 single group.
         """

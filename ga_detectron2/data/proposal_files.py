@@ -44,7 +44,7 @@ def write_proposals(path: str, proposals: Proposals) -> None:
 
 
 def read_proposals(path: str) -> Proposals:
-    """Read a file of detectron2 or :func:`write_proposals` without executing anything in it.
+    """Read a file of detectron2 or :func:`write_proposals` without executing pickled code.
 
     Raises:
         DataError: the file is damaged or has other content.
@@ -76,19 +76,19 @@ def read_proposals(path: str) -> Proposals:
 
 
 def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals:
-    """Read a pickle of proposals of MMDetection 1 or 2 without executing anything in it.
+    """Read a pickle of proposals of MMDetection 1 or 2 without executing pickled code.
 
     It holds a list with an array (n, 5) for each image: x1, y1, x2, y2 in pixels of the original
     image, and a score from 0 to 1. Images are identified by their order in the JSON, as in
     MMDetection's datasets for testing. (detectron2 sorts them by id.)
 
     Args:
-        path: of the file.
-        image_ids: of all images of the dataset, in the order of its JSON.
+        path: the file.
+        image_ids: ids of all images of the dataset, in the order of its JSON.
 
     Raises:
-        DataError: the file is damaged, asks for something to be executed, has other content, or
-            another number of images.
+        DataError: the file is damaged, contains pickled code, has other content, or another number
+            of images.
     """
     content = _load(path)
     if not isinstance(content, list):
@@ -124,7 +124,7 @@ def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals
 def _problem(image: Any, boxes: Any, logits: Any) -> str | None:
     """What is wrong with the proposals of an image."""
     if not isinstance(image, int | str | np.integer):
-        return f"an image has an id of type {type(image).__name__}, not a number or text"
+        return f"an image has an id of type {type(image).__name__}, not an integer or a string"
     for what, values in (("boxes", boxes), ("scores", logits)):
         if not isinstance(values, np.ndarray):
             return f"image {image} has no array of {what}"

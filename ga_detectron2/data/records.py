@@ -83,7 +83,7 @@ def get_records(
     proposal_files: Sequence[str] | None = None,
     check_consistency: bool = True,
 ) -> Any:
-    """detectron2's ``get_detection_dataset_dicts``, which executes nothing in ``proposal_files``.
+    """Like ``get_detection_dataset_dicts``; reads proposal files without executing pickled code.
 
     Args:
         names, filter_empty, min_keypoints, check_consistency: as detectron2's.
@@ -94,7 +94,7 @@ def get_records(
 
     Raises:
         DataError: no image or, with ``filter_empty``, no object is left; or a file of proposals is
-            damaged, asks for something to be executed, or lacks an image.
+            damaged, contains pickled code, or lacks an image.
     """
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
@@ -222,7 +222,7 @@ def _with_proposals(
     records: Sequence[Record], proposals: Proposals, file: str, dataset_name: str
 ) -> list[Record]:
     """Records with the keys that detectron2's ``load_proposals_into_dataset`` adds."""
-    # As in detectron2, a number and its digits are the same id.
+    # As in detectron2, an integer and its digits are the same id.
     index = {str(image): i for i, image in enumerate(proposals.ids)}
     found = []
     for record in records:

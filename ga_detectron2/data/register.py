@@ -86,7 +86,7 @@ def register_datasets(arguments: Iterable[str]) -> list[str]:
 def adopt_dataset(name: str) -> None:
     """Read a dataset of detectron2's ``register_coco_instances`` as :func:`register_datasets` does.
 
-    Datasets of other functions, and detectron2's own COCO, are left as they are.
+    Datasets registered in any other way, and detectron2's own COCO, are left as they are.
 
     Raises:
         DataError: its files are missing, or the JSON is not one that detectron2 can train with.

@@ -70,7 +70,7 @@ class ShapesConfig:
 def draw_image(
     config: ShapesConfig, seed: int, index: int
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Draw image number ``index``, independently of all others.
+    """Draw one image, independently of all others.
 
     Returns:
         ``image``: (H, W, 3) uint8, BGR; ``annotations``: one dict a shape, in the order of
@@ -86,7 +86,7 @@ def draw_image(
     annotations: list[dict[str, Any]] = []
     is_empty = rng.random() < config.empty_fraction
     num_objects = 0 if is_empty else 1 + _below(rng, config.max_objects)
-    # The visible shape of each pixel: its number from 1 on, 0 for the background.
+    # The visible shape of each pixel: its index from 1, 0 for the background.
     seen = np.zeros((height, width), np.int64)
     pixels_of = [0]
     for _ in range(num_objects):

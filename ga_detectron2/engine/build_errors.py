@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ga_detectron2.errors import ConfigError, GAError
+from ga_detectron2.errors import ConfigError, GAError, message_of
 
 __all__ = ["config_errors_of", "describe_error"]
 
@@ -26,7 +26,7 @@ def config_errors_of(what: str) -> Iterator[None]:
 
 def describe_error(error: Exception) -> str:
     """Message of an error, with its kind or line of code if the message alone says little."""
-    words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    words = message_of(error)
     if not words:  # an assertion, say
         return f"{type(error).__name__} in '{traceback.extract_tb(error.__traceback__)[-1].line}'"
     if isinstance(error, AssertionError | ValueError):

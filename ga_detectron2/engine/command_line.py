@@ -1,4 +1,4 @@
-"""Arguments and errors that the scripts in ``tools/`` share, named as in detectron2."""
+"""Shared options and error reporting of the tools, with detectron2's option names."""
 
 import argparse
 import sys
@@ -101,7 +101,7 @@ def add_processes(parser: argparse._ActionsContainer) -> None:
         type=at_least(0),
         default=0,
         metavar="N",
-        help="number of this machine, from 0 (default: 0)",
+        help="rank of this machine, from 0 (default: 0)",
     )
     parser.add_argument(
         "--dist-url",

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ga_detectron2.data.register import adopt_dataset
-from ga_detectron2.errors import ConfigError
+from ga_detectron2.errors import ConfigError, message_of
 from ga_detectron2.evaluation import ProposalRecallEvaluator
 
 from .build_errors import describe_error
@@ -142,7 +142,7 @@ def check_evaluator(cfg: CfgNode, dataset_name: str, evaluator: DatasetEvaluator
         except Exception as error:
             reason = describe_error(error)
             if isinstance(error, KeyError):
-                reason = f"an annotation has no {error}"
+                reason = f"an annotation has no '{message_of(error)}'"
             raise ConfigError(
                 f"DATASETS.TEST: '{dataset_name}' cannot be scored ({reason}): every annotation "
                 f"needs {fields}"

@@ -32,7 +32,7 @@ def is_torchrun() -> bool:
 
 
 def use_torchrun(args: Namespace) -> None:
-    """Set detectron2's arguments to torchrun's numbers, if torchrun has started this process.
+    """Set detectron2's process counts to torchrun's, if torchrun has started this process.
 
     Args:
         args: arguments whose ``num_gpus`` and ``num_machines`` are changed.
@@ -97,7 +97,10 @@ def run_processes(
             sys.exit(error.exit_code)  # The process has printed why.
         rank = args.machine_rank * args.num_gpus + error.error_index
         name = signal.Signals(-error.exit_code).name
-        sys.exit(f"error: process {rank} was ended by {name}; the others of this machine with it")
+        sys.exit(
+            f"error: process {rank} was ended by {name}, so the other processes on this machine "
+            "were stopped"
+        )
 
 
 def exit_once(message: str) -> NoReturn:

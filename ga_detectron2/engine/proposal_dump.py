@@ -108,7 +108,7 @@ class ProposalDump:
 
         Args:
             model: model with a proposal generator; see :func:`as_proposal_network`.
-            rank: number of this process.
+            rank: rank of this process.
             num_processes: number of processes that share the shards.
         """
         network = as_proposal_network(model).eval()

@@ -10,7 +10,7 @@ from torch import cuda
 
 from ga_detectron2.config import add_ga_config
 from ga_detectron2.data import check_num_classes, register_datasets
-from ga_detectron2.errors import ConfigError
+from ga_detectron2.errors import ConfigError, message_of
 
 __all__ = [
     "check_dataset",
@@ -44,7 +44,7 @@ def load_config(
     except RecursionError as error:
         raise ConfigError(f"{config_file}: _BASE_ refers back to a file based on it") from error
     except Exception as error:  # yaml, fvcore, yacs and detectron2 raise errors of many kinds
-        message = _message(error)
+        message = message_of(error)
         if isinstance(error, AttributeError | TypeError):
             message = f"is not a mapping of keys, such as 'MODEL:', to values ({message})"
         raise ConfigError(f"{config_file}: {message}{_hint(error, cfg)}") from error
@@ -53,7 +53,7 @@ def load_config(
     except (AssertionError, KeyError, ValueError) as error:
         keys = ", ".join(overrides[::2])
         hint = _hint(error, cfg, overrides[::2])
-        raise ConfigError(f"overrides ({keys}): {_message(error)}{hint}") from error
+        raise ConfigError(f"overrides ({keys}): {message_of(error)}{hint}") from error
     return cfg
 
 
@@ -168,14 +168,10 @@ def _is_missing(path: str) -> bool:
     return "://" not in path and not os.path.isfile(path)
 
 
-def _message(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-
-
 def _hint(error: Exception, cfg: CfgNode, keys: Sequence[str] = ()) -> str:
     """Suggest the known key that is closest to an unknown one; "" if there is none."""
     # yacs names the whole key for a file, but only its first unknown part for an override.
-    unknown = [*keys, *_message(error).split()[-1:]]
+    unknown = [*keys, *message_of(error).split()[-1:]]
     known = list(_keys(cfg))
     for key in unknown:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)

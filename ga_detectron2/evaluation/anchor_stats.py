@@ -1,4 +1,4 @@
-"""How a model's guided anchoring treats objects whose boxes are known, by level."""
+"""Per-level statistics of guided anchors against ground truth."""
 
 import itertools
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from ga_detectron2.modeling.anchors import CellGrid, cells_inside_images, make_s
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 from ga_detectron2.modeling.targets import pad_ground_truth
 
-# Name of a mean: (what it is a mean over, what is summed), both summed up for each level.
+# Name of a mean: (denominator, numerator), accumulated per level.
 _MEANS = {
     "kept_share": ("cells", "kept"),
     "center_recall": ("objects", "centers_kept"),
@@ -44,7 +44,7 @@ class AnchorStats:
         """Add a batch.
 
         Args:
-            guided: of the batch.
+            guided: guided anchors of the batch.
             instances: ``gt_boxes`` of each image, in pixels of the network's input.
         """
         instances = [x.to(guided.anchors.device) for x in instances]
@@ -76,7 +76,7 @@ class AnchorStats:
     def _add_boxes(
         self, grid: CellGrid, anchors: Tensor, inside: Tensor, kept: Tensor, image: Instances
     ) -> None:
-        """One image: (R, 4), (R,), (R,), and its boxes."""
+        """Add one image: anchors (R, 4), inside and kept (R,), boxes."""
         settings, boxes = self._settings, image.gt_boxes.tensor
         squares = make_squares(grid, settings.base_scale)
         level = settings.box_levels(boxes).cpu()
@@ -121,7 +121,7 @@ def best_approximate_anchors(
     """Approximate anchors, of all cells of all levels, that cover boxes best.
 
     Args:
-        settings: of the model.
+        settings: the model's settings.
         grid: the cells.
         inside: (R,) bool, cells within the image, at least one.
         boxes: (G, 4) in pixels of the network's input.

@@ -47,7 +47,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         """
         Args:
             dataset_name: registered; its records hold the boxes.
-            model: with guided anchors.
+            model: a model with guided anchors.
             records: the list of :func:`record_guided_anchors`; emptied with each batch.
             distributed: whether to sum over all processes, on the main one.
         """
@@ -69,7 +69,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         """Add the anchors that the model has just predicted for ``inputs``; ignores ``outputs``.
 
         Args:
-            inputs: with ``image`` (C, H, W), ``image_id``, and ``height`` and ``width`` of the
+            inputs: dictionaries with ``image`` (C, H, W), ``image_id``, and ``height`` and ``width`` of the
                 original.
         """
         guided = self._records[-1]
@@ -137,7 +137,7 @@ def diagnose(
 
     Args:
         cfg: configuration of input images.
-        model: with guided anchors and weights.
+        model: a model with guided anchors and loaded weights.
         dataset_name: registered.
         max_images: number of images, the first ones; None for all.
 

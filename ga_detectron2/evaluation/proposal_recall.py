@@ -37,11 +37,11 @@ class ProposalRecallEvaluator(DatasetEvaluator):
     """Average recall of proposals by pycocotools' own evaluation, regardless of classes.
 
     This is what the paper and MMDetection report. detectron2's COCOEvaluator has a faster
-    evaluation of its own for proposals ("box_proposals"), whose numbers differ a little:
+    evaluation of its own for proposals ("box_proposals"), whose results differ a little:
 
     - Here proposals choose their boxes in the order of their scores, for each IoU threshold
-      separately. There the pairs of box and proposal with the best IoU are formed once, whatever
-      the scores.
+      separately. There the pairs of box and proposal with the best IoU are formed once,
+      regardless of the scores.
     - Here a box on an image without proposals counts as missed. There it is not counted.
     - Crowds are not boxes to find, here or there. Here they also absorb proposals that match
       nothing else, which changes precision but not recall.
@@ -132,7 +132,7 @@ def evaluate_recall(
         percentages by the keys of :meth:`ProposalRecallEvaluator.evaluate`.
     """
     # Images, boxes and proposals are numbered here: pycocotools takes an annotation with the id 0
-    # for none, and image ids may be text. All are of one class.
+    # for none, and image ids may be strings. All are of one class.
     number_of = {image_id: n for n, image_id in enumerate(proposals)}
     truth = [
         {
@@ -187,7 +187,7 @@ def recall_of_metrics(path: str) -> dict[int, float]:
     """Average recall in percent by number of proposals, from the metrics of a training run.
 
     Args:
-        path: of a ``metrics.json``, or of the folder with it. The last value of each counts.
+        path: a ``metrics.json``, or its folder. The last value of each counts.
 
     Raises:
         OSError: there is no such file.
@@ -216,7 +216,7 @@ def recall_of_proposals(path: str, json_file: str, limits: Sequence[int]) -> dic
     """Average recall in percent by number of proposals, from detectron2's ``box_proposals.pkl``.
 
     Args:
-        path: of the file, which its COCOEvaluator writes; no code in it is executed.
+        path: the file, which its COCOEvaluator writes; read without executing pickled code.
         json_file: annotations in COCO's format.
         limits: numbers of proposals, rising.
 

@@ -1,4 +1,7 @@
-"""Cells that pass the location filter, computed such that a trace fits other image sizes."""
+"""Location filter that traces with dynamic image sizes.
+
+The rule is that of ``GuidedAnchoring.kept_cells``.
+"""
 
 from typing import NamedTuple
 
@@ -16,7 +19,7 @@ class Level(NamedTuple):
     Attributes:
         kept: (H * W,) bool, cells that pass the location filter.
         shape_deltas: (H * W, 2), the shape outputs.
-        height, width: of the map in cells; scalar tensors in a trace.
+        height, width: size of the map in cells; scalar tensors in a trace.
         stride: pixels from a cell to the next.
     """
 

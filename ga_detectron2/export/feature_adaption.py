@@ -24,8 +24,8 @@ def adapt_cells(
     """The result of :meth:`FeatureAdaption.at_cells`, by operators that can be exported.
 
     Args:
-        adaption: with the weights.
-        features: of one image.
+        adaption: layer with the weights.
+        features: one level of one image.
         cells: (K,) int64 into the H * W cells of the map.
         shape_deltas: (K, 2), the shape outputs of these cells.
 

@@ -24,12 +24,12 @@ def export_folder(
     """Write ``model.ts`` or ``model.onnx``, and ``model.json`` beside it.
 
     Args:
-        cfg: of the model.
+        cfg: configuration of the model.
         model: see :func:`make_traceable`.
         image: (C, H, W), any image that the model takes.
         folder: created if it does not exist.
         file_format: "torchscript" or "onnx".
-        opset: of ONNX.
+        opset: ONNX opset version.
 
     Returns:
         the path of the model.

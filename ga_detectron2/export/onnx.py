@@ -22,7 +22,7 @@ def export_onnx(
         model: see :func:`make_traceable`.
         image: (C, H, W), any image that the model takes.
         file: path of the new file.
-        opset: of the ONNX operators, at least 16.
+        opset: ONNX opset version, at least 16.
 
     Returns:
         names of the outputs.

@@ -22,7 +22,7 @@ class ExportedModel:
     def __init__(self, folder: str | Path):
         """
         Args:
-            folder: with ``model.json`` and the model.
+            folder: folder of the model and its ``model.json``.
 
         Raises:
             OSError: a file is missing.

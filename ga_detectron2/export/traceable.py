@@ -15,7 +15,7 @@ from ga_detectron2.modeling.guided_anchoring import TRACEABLE
 from .retinanet import TraceableGARetinaNet
 from .rpn import TraceableGuidedAnchorRPN
 
-# Models are then also right within a trace that does not go through make_traceable.
+# Makes plain torch.jit.trace work without make_traceable.
 TRACEABLE[GARetinaNet] = TraceableGARetinaNet
 TRACEABLE[GuidedAnchorRPN] = TraceableGuidedAnchorRPN
 

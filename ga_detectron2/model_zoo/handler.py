@@ -105,7 +105,7 @@ def download(url: str, path: str, sha256_prefix: str, *, force: bool = False) ->
 
     Args:
         url: http or https.
-        path: of the local file, in a folder that exists.
+        path: local file, in a folder that exists.
         sha256_prefix: hexadecimal digits with which the SHA-256 of the file begins.
         force: download also if the file is there.
 

@@ -24,7 +24,7 @@ class PublishedModel(NamedTuple):
     """A model that MMDetection has trained on COCO train2017 and published.
 
     Attributes:
-        name: of its configuration, and in ``ga://NAME``.
+        name: name of its configuration, and in ``ga://NAME``.
         coco_val2017: published score on val2017 in percent, see :attr:`metric`.
         train_mem_gb: memory in training.
         inference_fps: images per second on a V100; None if unknown.

@@ -33,7 +33,7 @@ def get_config_file(name: str) -> str:
     """The path of a configuration, also for ``_BASE_`` in a project's own YAML.
 
     Args:
-        name: in ``configs``, with or without ``.yaml``: ``ga_faster_R_50``, ``Base-GARPN``,
+        name: path in ``configs``, with or without ``.yaml``: ``ga_faster_R_50``, ``Base-GARPN``,
             ``recipes/ga_mask_R_50``.
 
     Raises:
@@ -65,7 +65,7 @@ def get_lazy_config(name: str, trained: bool = False) -> DictConfig:
     """The Python configuration of a model.
 
     Args:
-        name: in ``configs/lazy``, with or without ``.py``.
+        name: path in ``configs/lazy``, with or without ``.py``.
         trained: set ``train.init_checkpoint`` to the published weights.
 
     Raises:

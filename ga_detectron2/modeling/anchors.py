@@ -69,7 +69,7 @@ def make_cell_grid(
     Args:
         sizes: (Hi, Wi) of each level.
         strides: stride of each level in pixels.
-        device: of the tensors.
+        device: device of the tensors.
     """
     # Cached tensors outlive the step that creates them, which may run in inference mode.
     with torch.inference_mode(False):
@@ -141,11 +141,11 @@ def approximate_anchor_offsets(
     """Corners of a cell's approximate anchors relative to its centre ("Guided Anchoring", 3.3).
 
     Args:
-        strides: of the levels, in pixels.
+        strides: strides of the levels in pixels.
         base_scale: the square's side in strides.
         scales_per_octave: number of scales, 2^(i / scales_per_octave) times the square's side.
         ratios: height over width, at equal area.
-        device: of the result.
+        device: device of the result.
 
     Returns:
         (L, A, 4) float32, A = len(ratios) * scales_per_octave.

@@ -23,7 +23,7 @@ def build_ga_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
 
     Args:
         cfg: a detectron2 CfgNode.
-        input_shape: of the images.
+        input_shape: shape of the images.
     """
     bottom_up = build_resnet_backbone(cfg, input_shape)
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS

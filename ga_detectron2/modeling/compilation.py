@@ -17,8 +17,8 @@ def compile_backbone(model: nn.Module, backend: str = "inductor") -> None:
     The names of weights do not change. A compiled model is for inference and cannot be exported.
 
     Args:
-        model: with a ``backbone``, changed in place; on the device where it is to run.
-        backend: of ``torch.compile``.
+        model: a model with a ``backbone``, changed in place; on the device where it is to run.
+        backend: backend of ``torch.compile``.
     """
     model.get_submodule("backbone").compile(backend=backend, dynamic=True)
 

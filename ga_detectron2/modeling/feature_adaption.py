@@ -42,7 +42,7 @@ class FeatureRows(NamedTuple):
 
     Attributes:
         rows: (N, H * W, C).
-        height, width: of the map, in cells.
+        height, width: size of the map in cells.
     """
 
     rows: Tensor
@@ -67,7 +67,7 @@ class FeatureAdaption(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, deform_groups: int):
         """
         Args:
-            in_channels, out_channels: of the feature map.
+            in_channels, out_channels: channels before and after adaption.
             deform_groups: groups of input channels that share their offsets.
 
         Raises:
@@ -94,7 +94,7 @@ class FeatureAdaption(nn.Module):
         """Adapt every cell.
 
         Args:
-            features: of N images.
+            features: one level of N images.
             shape_deltas: (N, H * W, 2), the shape outputs; no gradient flows into them.
             then: applied to the adapted features of the cells, (k, C) to (k, C'), in chunks, so
                 that the whole adapted map is never in memory.
@@ -117,7 +117,7 @@ class FeatureAdaption(nn.Module):
         """Adapt some cells.
 
         Args:
-            features: of N images.
+            features: one level of N images.
             cells: (K,) int64 into the N * H * W cells of the map.
             shape_deltas: (K, 2), the shape outputs of these cells; no gradient flows into them.
             then: as in :meth:`forward`.
@@ -193,7 +193,7 @@ def _gather_moved_taps(
     ``embedding_bag`` computes all of them in one pass.
 
     Args:
-        features: of N images.
+        features: one level of N images.
         cells: (K,) int64.
         offsets: (K, groups, 9, 2), (dy, dx) in pixels of the map, taps in row order.
         present: (K,) bool or None; see :meth:`FeatureAdaption.gather_taps`.

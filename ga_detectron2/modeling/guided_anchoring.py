@@ -81,13 +81,15 @@ class GuidedAnchoring(nn.Module):
         Args:
             strides: distance of neighbouring cells in pixels, by level.
             base_scale: side of the squares in strides.
-            scales_per_octave, aspect_ratios: of the approximate anchors.
+            scales_per_octave, aspect_ratios: shapes of the approximate anchors.
             center_ratio, ignore_ratio: shares of a box's width and height that its regions take.
             shape_weights: divisors of the shape outputs (dw, dh) before exp.
             shape_rule: positive and negative cells of the shape branch.
-            batch_size_per_image, positive_fraction: of the cells sampled for the shape loss.
+            batch_size_per_image, positive_fraction: cells sampled per image for the shape loss, and
+                the largest share of positives.
             loc_filter_thresh: least location probability of cells that inference keeps.
-            loc_loss_weight, shape_loss_weight, shape_loss_beta: of the losses.
+            loc_loss_weight, shape_loss_weight: factors of the two losses.
+            shape_loss_beta: transition point of the shape loss from quadratic to linear.
         """
         super().__init__()
         for key, value, valid, wanted in (
@@ -149,7 +151,7 @@ class GuidedAnchoring(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, strides: Sequence[int]) -> "GuidedAnchoring":
-        """From ``cfg.MODEL.GUIDED_ANCHOR``, for levels of the given strides."""
+        """Create from ``cfg.MODEL.GUIDED_ANCHOR``, for levels of the given strides."""
         ga = guided_anchor_node(cfg)
         return cls(
             strides=strides,
@@ -221,7 +223,7 @@ class GuidedAnchoring(nn.Module):
     def nearest_cells(
         self, grid: CellGrid, boxes: Tensor, image_size: tuple[int, int] | None = None
     ) -> Tensor:
-        """On the level of each box, the cell nearest to its centre.
+        """Cell nearest to the centre of each box, on the level of the box.
 
         Args:
             grid: the cells.
@@ -280,7 +282,10 @@ class GuidedAnchoring(nn.Module):
     # -------------------------------------------------------------------------------------- batches
 
     def kept_cells(self, guided: GuidedAnchors) -> Tensor:
-        """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2)."""
+        """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2).
+
+        ``export/cells.py`` applies the same rule in a trace.
+        """
         return guided.loc_logits.sigmoid() >= self.loc_filter_thresh
 
     def cells_inside(self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -339,9 +344,9 @@ def input_levels(
     """Shapes of the levels on which one head is to work.
 
     Args:
-        key: of the config, under which ``names`` stand.
-        names: of the levels, finest first.
-        input_shape: of the backbone's levels, by name.
+        key: config key that lists ``names``.
+        names: names of the levels, finest first.
+        input_shape: shapes of the backbone's levels, by name.
 
     Raises:
         ValueError: a level does not exist, or has another number of channels.
@@ -364,8 +369,8 @@ def input_levels(
 def log_per_image(counts: dict[str, Tensor]) -> None:
     """Put the means of counts (N,) over the images into detectron2's event storage, if any.
 
-    Reading them waits for a GPU, as detectron2's own RPN and RetinaNet do for these scalars; here
-    once for all of them.
+    Reading them forces a GPU synchronisation, as in detectron2's own RPN and RetinaNet, but only
+    one for all scalars.
     """
     try:
         storage = get_event_storage()

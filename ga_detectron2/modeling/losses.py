@@ -10,7 +10,7 @@ from fvcore.nn import giou_loss, sigmoid_focal_loss, smooth_l1_loss
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-# The location loss is divided by the number of cells / this, most of which belong to no object.
+# The location loss is divided by (number of cells / 200), since most cells are background.
 LOCATION_NORMALIZER = 200
 
 BOX_LOSS_TYPES = ("smooth_l1", "giou", "diou", "ciou")
@@ -71,11 +71,11 @@ def bounded_iou_loss(
 
 
 def box_deltas(anchors: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:
-    """Box2BoxTransform.get_deltas without its assertion, which would wait for the GPU.
+    """Box2BoxTransform.get_deltas without its assertion, which forces a GPU synchronisation.
 
     Args:
         anchors, boxes: (..., 4), anchors of positive width and height.
-        weights: of dx, dy, dw, dh.
+        weights: factors of dx, dy, dw, dh.
 
     Returns:
         (..., 4) deltas.
@@ -112,7 +112,7 @@ def box_regression_loss(
         positive: (...) bool, the ones that count.
         transform: turns deltas into boxes.
         loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
-        beta: of smooth L1.
+        beta: transition point of smooth L1.
     """
     # Masked values and their gradients must be finite, too: 0 * inf is not 0.
     counts = positive[..., None]

@@ -70,7 +70,7 @@ class MatchRule:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, section: str, min_positive_iou: float) -> "MatchRule":
-        """From ``IOU_THRESHOLDS`` and ``IOU_LABELS`` of a section of ``cfg.MODEL``."""
+        """Create from ``IOU_THRESHOLDS`` and ``IOU_LABELS`` of a section of ``cfg.MODEL``."""
         node = cfg.MODEL[section]
         try:
             return cls(node.IOU_THRESHOLDS, node.IOU_LABELS, min_positive_iou)
@@ -82,7 +82,7 @@ class Matches(NamedTuple):
     """Box and label of each cell.
 
     Attributes:
-        boxes: (N, R) int64, number of the cell's box; arbitrary where there is none.
+        boxes: (N, R) int64, index of the cell's box; arbitrary where there is none.
         labels: (N, R) int64: 1 positive, 0 negative, -1 ignored.
     """
 
@@ -104,8 +104,8 @@ def match_anchors(
     # Coordinates first, for contiguous access below. Anchors of cells outside have no area, thus
     # an IoU of 0.
     coordinates = torch.where(inside[..., None], anchors, 0.0).permute(2, 0, 1).contiguous()
-    # Selecting near anchors reads their number, which would wait for a GPU. On a CPU, comparing
-    # all anchors would add 5 % to a training step with 60 boxes and 40 % with 500.
+    # Selecting near anchors would force a GPU synchronisation to learn the count. On a CPU,
+    # comparing all anchors would add 5 % to a training step with 60 boxes and 40 % with 500.
     compare = _compare_all if anchors.is_cuda else _compare_near
     return compare(coordinates, inside, ground_truth, rule).matches(inside, rule)
 
@@ -156,8 +156,8 @@ def _compare_near(
         touch = (left < bx2) & (right > bx1) & (top < by2) & (bottom > by1) & valid[..., None]
         cells, box, iou, claims = _near_pairs(by_run, touch, boxes, valid, rule, R)
         near.append((cells, box + start, iou, claims))
-        # Merging passes over all cells, so it waits until memory demands it: usually few pairs
-        # reach a threshold, but among anchors as large as the boxes tens of thousands do.
+        # Merging is O(cells), so it is deferred until the buffer is full. Usually few pairs reach
+        # a threshold, but among anchors as large as the boxes tens of thousands do.
         num_near += cells.numel()
         if num_near > inside.numel():
             found = found.merge(0, *_merge_near(inside, near))
@@ -296,8 +296,7 @@ class _Reach(NamedTuple):
     Attributes:
         rows, columns: cells above and below the box's centre, or left and right of it.
         num_levels: consecutive levels.
-        lowest_side: least side of a square on them, divided by the box's side (the root of its
-            area); 0: all levels.
+        lowest_side: smallest square side considered, relative to sqrt(box area); 0: all levels.
         first_square: side of the squares on the first level of all, in pixels.
     """
 
@@ -437,14 +436,14 @@ def _per_cell(
 
 
 def _claims(iou: Tensor, best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
-    """(N, m, k) bool: the cells with the best IoU of a box, if the box is entitled to them."""
+    """(N, m, k) bool: the cells with a box's best IoU, if it reaches min_positive_iou."""
     return iou == _least_claim(best, valid, rule)[..., None]
 
 
 def _least_claim(best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
     """The IoU at which a box claims a cell: its best one, or infinity if it claims none."""
-    entitled = valid & (best > 0) & (best >= rule.min_positive_iou)
-    return torch.where(entitled, best, torch.inf)
+    eligible = valid & (best > 0) & (best >= rule.min_positive_iou)
+    return torch.where(eligible, best, torch.inf)
 
 
 def _chunks(ground_truth: GroundTruth, pairs_per_box: int) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -75,12 +75,12 @@ class GARetinaNetHead(RetinaNetHead):
     ):
         """
         Args:
-            input_shape: of the levels.
+            input_shape: shapes of the levels.
             num_classes: K.
             conv_dims: channels of the towers' convolutions.
             norm: normalisation in the towers.
             prior_prob: class and location probability at the start of training.
-            deform_groups: of feature adaption.
+            deform_groups: groups of channels that share their offsets in feature adaption.
         """
         super().__init__(
             input_shape=input_shape,
@@ -197,16 +197,17 @@ class GARetinaNet(DenseDetector):
     ):
         """
         Args:
-            backbone: with levels ``head_in_features``.
+            backbone: backbone with the levels ``head_in_features``.
             head: the layers.
             head_in_features: names of the levels, finest first.
             guided_anchoring: settings, targets and losses of guided anchors.
             box_rule: positive and negative guided anchors.
             box2box_transform: from guided anchors to boxes.
             num_classes: K.
-            focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: of the losses.
-            test_score_thresh, test_topk_candidates, test_nms_thresh, max_detections_per_image: of
-                inference; candidates are cells of a level.
+            focal_loss_alpha, focal_loss_gamma, smooth_l1_beta, box_reg_loss_type: parameters of the
+                losses.
+            test_score_thresh, test_topk_candidates, test_nms_thresh, max_detections_per_image:
+                inference parameters; candidates are cells of a level.
             pixel_mean, pixel_std, vis_period, input_format: as in detectron2's RetinaNet.
         """
         super().__init__(
@@ -342,7 +343,7 @@ class GARetinaNet(DenseDetector):
             strict=True,
         ):
             if is_positive.is_cuda:
-                # Selecting the positive cells would wait for their number.
+                # Selecting the positive cells would force a GPU synchronisation to learn the count.
                 pred_deltas = self.head.regress(features, d)
             else:
                 cells = NeighboringCells.of(is_positive, size)

@@ -50,9 +50,9 @@ class GuidedAnchorRPNHead(StandardRPNHead):
     ):
         """
         Args:
-            in_channels: of every level.
-            conv_dims: of the shared convolutions, see detectron2's StandardRPNHead.
-            deform_groups: of feature adaption.
+            in_channels: channels of every level.
+            conv_dims: channels of the shared convolutions, see detectron2's StandardRPNHead.
+            deform_groups: groups of channels that share their offsets in feature adaption.
             prior_prob: location probability at the start of training.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
@@ -130,14 +130,15 @@ class GuidedAnchorRPN(nn.Module):
             guided_anchoring: settings, targets and losses of guided anchors.
             box_rule: positive and negative guided anchors.
             box2box_transform: from guided anchors to proposals.
-            batch_size_per_image, positive_fraction: of the anchors sampled for a loss.
+            batch_size_per_image, positive_fraction: anchors sampled per image for the losses, and
+                the largest share of positives.
             pre_nms_topk, post_nms_topk, nms_thresh, min_box_size: as in detectron2's RPN; pairs are
                 for training and inference.
-            loss_weight: of ``loss_rpn_cls`` and ``loss_rpn_loc``.
+            loss_weight: factor of ``loss_rpn_cls`` and ``loss_rpn_loc``.
             box_reg_loss_type: one of ``losses.BOX_LOSS_TYPES``.
             smooth_l1_beta: transition point of smooth L1 from quadratic to linear.
-            proposals_in_training: whether training returns proposals. False leaves them empty and
-                saves most of feature adaption.
+            proposals_in_training: whether training returns proposals. If False, returns empty
+                proposals and saves most of feature adaption.
         """
         super().__init__()
         strides, base_scale = guided_anchoring.strides, guided_anchoring.base_scale
@@ -225,7 +226,7 @@ class GuidedAnchorRPN(nn.Module):
         if len(set(counts)) > 1:
             raise ValueError(
                 f"GuidedAnchorRPN got features of {counts[0]} images, {counts[1]} images and "
-                f"{counts[2]} ground truths: the numbers must be equal (in TridentNet, repeat "
+                f"{counts[2]} ground truths: the counts must be equal (in TridentNet, repeat "
                 "images and ground truths for each branch)"
             )
         sizes = [(x.height, x.width) for x in hidden]
@@ -303,7 +304,7 @@ class GuidedAnchorRPN(nn.Module):
         shape_deltas = sample.take(guided.shape_deltas).flatten(0, 1)
         taps, start = shape_deltas.new_zeros(()), 0
         # Every level gathers taps for all sampled cells, zeros for those of other levels: selecting
-        # its own cells would wait for their number.
+        # its own cells would force a GPU synchronisation to learn the count.
         for level in hidden:
             cells = level.height * level.width
             index = sample.cells - start

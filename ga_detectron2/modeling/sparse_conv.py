@@ -30,7 +30,7 @@ class NeighboringCells(NamedTuple):
 
     @classmethod
     def of(cls, chosen: Tensor, size: tuple[int, int]) -> "NeighboringCells":
-        """From (N, Hi * Wi) bool and (Hi, Wi)."""
+        """Create from (N, Hi * Wi) bool and (Hi, Wi)."""
         known = with_neighbors(chosen.unflatten(1, size)).flatten()
         cells = chosen.flatten().nonzero().squeeze(1)
         return cls(cells, known.nonzero().squeeze(1), neighbor_index(cells, known, size))
@@ -57,8 +57,8 @@ def neighbor_index(cells: Tensor, known: Tensor, size: tuple[int, int]) -> Tenso
         size: (H, W).
 
     Returns:
-        (K, 9) int64 from 0 to the number of known cells, which stands for a neighbour outside the
-        map; taps in row order.
+        (K, 9) int64 into the K' known cells, taps in row order; index K' (one past the end) marks
+        neighbours outside the map.
     """
     height, width = size
     number = known.long().cumsum(0) - 1
@@ -78,8 +78,8 @@ def conv3x3(
 
     Args:
         rows: (k', C), features of ``cells.known``.
-        cells: of the map.
-        conv: of C channels.
+        cells: cells at which to evaluate.
+        conv: 3x3 convolution with C input channels.
         shape: (N, H, W) of the map.
 
     Returns:
@@ -102,7 +102,7 @@ def conv3x3_at_cells(
     Args:
         rows: (K', C), features of the known cells.
         neighbors: (K, 9), see :func:`neighbor_index`.
-        conv: of C channels.
+        conv: 3x3 convolution with C input channels.
         at_a_time: number of cells whose taps are in memory at once; None for all.
 
     Returns:

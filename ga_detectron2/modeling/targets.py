@@ -1,6 +1,6 @@
 """Ground truth as tensors, targets of the location branch, and sampling of cells for a loss.
 
-All functions process a whole batch at once without waiting for a GPU, and take ground truth as
+All functions process a whole batch at once without GPU synchronisation, and take ground truth as
 padded tensors (see :class:`GroundTruth`). Naming as in ``anchors.py``.
 """
 
@@ -34,13 +34,13 @@ class GroundTruth(NamedTuple):
     valid: Tensor
 
     def take(self, index: Tensor) -> Tensor:
-        """Boxes by their number: (N, B) int64 to (N, B, 4); zeros where there are no boxes."""
+        """Look up boxes by index: (N, B) int64 to (N, B, 4); zeros where there are no boxes."""
         if self.boxes.shape[1] == 0:
             return self.boxes.new_zeros(*index.shape, 4)
         return self.boxes.gather(1, index[..., None].expand(-1, -1, 4))
 
     def take_classes(self, index: Tensor) -> Tensor:
-        """Classes by the number of their box: (N, B) to (N, B); 0 where there are no boxes."""
+        """Look up classes by index of a box: (N, B) to (N, B); 0 where there are no boxes."""
         if self.boxes.shape[1] == 0:
             return torch.zeros_like(index)
         return self.classes.gather(1, index)
@@ -50,7 +50,7 @@ def pad_ground_truth(instances: Sequence[Instances]) -> GroundTruth:
     """Ground truth of N images as padded tensors.
 
     Args:
-        instances: with ``gt_boxes`` and, where classes matter, ``gt_classes``.
+        instances: ground truth with ``gt_boxes`` and, where classes matter, ``gt_classes``.
 
     Raises:
         ValueError: the boxes are rotated.
@@ -103,7 +103,7 @@ def location_targets(
         ground_truth: boxes in pixels.
         base_scale: the squares' side in strides.
         center_ratio, ignore_ratio: shares of a box's width and height that its regions take.
-        outside_weight: of cells in no region.
+        outside_weight: weight of cells outside every region.
 
     Returns:
         targets 1 (centre) or 0; weights 1 (centre), 0 (ignored) or ``outside_weight``.
@@ -143,10 +143,10 @@ def central_region(boxes: Tensor, ratio: float, height: int, width: int) -> Tens
     Args:
         boxes: (..., 4) in cells.
         ratio: share of the box's width and height.
-        height, width: of the level, in cells; regions are clamped to [0, size].
+        height, width: size of the level in cells; regions are clamped to [0, size].
 
     Returns:
-        (..., 4) float (x1, y1, x2, y2), whole numbers, rounded half to even.
+        (..., 4) float (x1, y1, x2, y2), rounded to integers, half to even.
     """
     r = (1 - ratio) / 2
     x1, y1, x2, y2 = boxes.unbind(dim=-1)

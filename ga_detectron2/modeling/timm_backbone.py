@@ -39,12 +39,12 @@ class TimmBackbone(Backbone):
     ):
         """
         Args:
-            name: of timm, such as "resnet50d" or "convnext_tiny.fb_in1k".
+            name: timm's model name, such as "resnet50d" or "convnext_tiny.fb_in1k".
             pretrained: whether timm downloads its weights of this name.
-            checkpoint: a file of weights to use instead, as of timm or torch.save.
-            strides: of the feature maps, in pixels, rising.
-            freeze_at: as of detectron2's ResNet: 1 freezes the stem, 2 also the stage of stride 4,
-                k that of stride 2^k.
+            checkpoint: a file of weights to use instead, written by timm or torch.save.
+            strides: strides of the feature maps in pixels, rising.
+            freeze_at: as in detectron2's ResNet: 1 freezes the stem, 2 also the stage of stride 4,
+                k the stage of stride 2^k.
             frozen_bn: whether batch norms have fixed statistics and affine parameters.
 
         Raises:
@@ -77,7 +77,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """From ``cfg.MODEL.TIMM``; warns of other pre-processing than the weights expect."""
+        """Create from ``cfg.MODEL.TIMM``; warns of other pre-processing than the weights expect."""
         node = cfg.MODEL.TIMM
         if input_shape.channels != 3:
             raise ValueError(
@@ -165,7 +165,7 @@ def load_timm_weights(model: Any, checkpoint: str) -> None:
     """Load a file of the same architecture into a model of timm; the classifier may differ.
 
     Args:
-        model: of ``timm.create_model``.
+        model: result of ``timm.create_model``.
         checkpoint: a path for detectron2's PathManager, to a file of timm or torch.save. If it has
             other names than timm, tensors are matched by their order.
 
@@ -193,7 +193,7 @@ def load_timm_weights(model: Any, checkpoint: str) -> None:
 
 
 def _rename_by_order(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names for tensors of a file of the same architecture by other names, if all shapes agree.
+    """Match a checkpoint with different names by tensor order, if all shapes agree.
 
     Counters of batches, which older files lack, are left out.
     """

@@ -30,7 +30,7 @@ def select_anchors(
     """(k,) int64: cells that pass the location filter, highest location probability first.
 
     Args:
-        anchors: of the image.
+        anchors: anchors of the image.
         threshold: location probability from which on a cell is kept
             (``MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH``).
         max_anchors: maximum number; None for all.
@@ -60,7 +60,7 @@ def draw_guided_anchors(
 
     Args:
         image: (H, W, 3) uint8 RGB, of any size.
-        anchors: of the image.
+        anchors: anchors of the image.
         threshold, max_anchors, max_overlap: see :func:`select_anchors`.
         scale: enlarges the picture.
     """
@@ -110,7 +110,7 @@ def best_predictions(
     """The best detections or proposals of an image, best first, on the CPU, with ``scores``.
 
     Args:
-        predictions: with ``scores`` (detections) or ``objectness_logits`` (proposals, whose score
+        predictions: Instances with ``scores`` (detections) or ``objectness_logits`` (proposals, whose score
             is the sigmoid of these).
         score_thresh: minimum score.
         max_boxes: maximum number.
@@ -145,7 +145,7 @@ def draw_predictions(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        predictions: in pixels of ``image``; masks and keypoints are drawn, too.
+        predictions: Instances in pixels of ``image``; masks and keypoints are drawn, too.
         metadata: detectron2's, for the names of the classes.
         score_thresh, max_boxes: see :func:`best_predictions`.
         scale: enlarges the picture.
@@ -208,6 +208,6 @@ def draw_ground_truth(
 
 
 def class_name(index: int, metadata: Any) -> str:
-    """The name of a class, or its number where the metadata have no names."""
+    """The name of a class, or its index where the metadata have no names."""
     names = metadata.get("thing_classes", None) if metadata is not None else None
     return names[index] if names and index < len(names) else str(index)

@@ -11,7 +11,7 @@ from ga_detectron2.modeling.guided_anchoring import GuidedAnchors
 from .style import resize
 
 OPACITY = 0.7
-"""Of a colour map over its image."""
+"""Opacity of a heat map drawn over the image."""
 PROBABILITY_COLORS = matplotlib.colormaps["inferno"]
 """Lightness rises with the value, so that it survives a grey print."""
 ASPECT_COLORS = matplotlib.colormaps["PuOr"]
@@ -29,7 +29,7 @@ class ImageAnchors(NamedTuple):
         centers: (R, 2) float32, x and y of each cell.
         level: (R,) int64, from 0, the finest.
         sizes: (Hi, Wi) of each of the L levels.
-        strides: of each level.
+        strides: stride of each level in pixels.
         input_size: (height, width) of the image, without padding.
     """
 
@@ -70,7 +70,7 @@ class ImageAnchors(NamedTuple):
 
         Args:
             picture_size: (H, W).
-            level: from 0; None for the highest probability of all levels.
+            level: index from 0; None for the highest probability of all levels.
         """
         maps = self.enlarge(self.probability, picture_size)
         return np.asarray(maps.max(axis=0) if level is None else maps[level])
@@ -85,7 +85,7 @@ class ImageAnchors(NamedTuple):
 
         Args:
             picture_size: (H, W).
-            threshold: of the location filter.
+            threshold: threshold of the location filter.
 
         Returns:
             (H, W) float32 ratios, and (H, W) bool: whether the cell passes the location filter.
@@ -106,10 +106,10 @@ def anchors_of_image(
     """One image of a batch.
 
     Args:
-        guided: of the batch, see :func:`ga_detectron2.record_guided_anchors`.
+        guided: guided anchors of the batch, see :func:`ga_detectron2.record_guided_anchors`.
         input_size: (height, width) of this image as the network saw it, *before* padding to the
             size of the batch.
-        index: of the image in the batch.
+        index: index of the image in the batch.
 
     Raises:
         ValueError: ``input_size`` is larger than the batch.
@@ -144,8 +144,8 @@ def draw_location(
 
     Args:
         image: (H, W, 3) uint8 RGB, of any size.
-        anchors: of the image.
-        level: from 0; None for the highest probability of all levels.
+        anchors: anchors of the image.
+        level: index from 0; None for the highest probability of all levels.
         vmax: probability at which the colours, which start at 0, end; None for the
             :func:`probability_limit` of what is shown.
         scale: enlarges the picture.
@@ -165,8 +165,8 @@ def draw_shape(
 
     Args:
         image: (H, W, 3) uint8 RGB, of any size.
-        anchors: of the image.
-        threshold: of the location filter.
+        anchors: anchors of the image.
+        threshold: threshold of the location filter.
         scale: enlarges the picture.
     """
     canvas = resize(image, scale)

@@ -27,7 +27,7 @@ class RecallCurve(NamedTuple):
     """Recall of a model's proposals against their number.
 
     Attributes:
-        name: of the model.
+        name: name of the model.
         limits: numbers of best proposals per image, rising.
         recall: average recall in percent at each.
     """
@@ -81,7 +81,7 @@ class BoxShapes(NamedTuple):
 
     @classmethod
     def join(cls, parts: Sequence["BoxShapes"]) -> "BoxShapes":
-        """Of several images."""
+        """Concatenate the shapes of several images."""
         return cls(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
@@ -91,10 +91,10 @@ def measure_shapes(
     """The guided anchor of the cell nearest to each object's centre, on the object's level.
 
     Args:
-        guided: of the batch with this image.
+        guided: guided anchors of the batch with this image.
         boxes: (G, 4) objects in pixels of the network's input.
-        settings: of the model.
-        index: of the image in the batch.
+        settings: the model's settings.
+        index: index of the image in the batch.
     """
     boxes = boxes.float().to(guided.anchors.device)
     cells = settings.nearest_cells(guided.grid, boxes)
@@ -113,8 +113,8 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
     """Width and height of the guided anchor at each object's centre against those of the object.
 
     Args:
-        shapes: of the objects of a dataset, at least one.
-        title: of the plot.
+        shapes: shapes of the objects of a dataset, at least one.
+        title: title of the plot.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -164,8 +164,8 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
 
     Args:
         boxes: (G, 4) objects in pixels of the network's input, at least one.
-        settings: of the model.
-        title: of the plot.
+        settings: the model's settings.
+        title: title of the plot.
 
     Returns:
         (H, W, 3) uint8 RGB.

@@ -27,8 +27,8 @@ class Sample(NamedTuple):
     """An image of a dataset.
 
     Attributes:
-        dataset: its name.
-        name: of the image file, without folder and extension.
+        dataset: name of the dataset.
+        name: name of the image file, without folder and extension.
         image: (H, W, 3) uint8 RGB.
         ground_truth: ``gt_boxes`` and ``gt_classes``, no crowds.
     """
@@ -65,8 +65,8 @@ def draw_dataset_targets(
 
     Args:
         data: the dataset.
-        input_size: to which images are resized.
-        settings: of the model.
+        input_size: size to which images are resized.
+        settings: the model's settings.
         number: maximum number of images.
 
     Yields:

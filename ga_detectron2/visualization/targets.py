@@ -19,7 +19,7 @@ from .panel import TILE_SIDE, Tile, compose_panel, strides_legend
 from .style import COLORS, color_of, count
 
 IGNORED = 0.5
-"""Stands for "takes no part" where location targets are shown as probabilities."""
+"""Value of ignored cells where location targets are shown as probabilities."""
 WITHOUT_TARGET = COLORS[4]
 
 
@@ -47,7 +47,7 @@ def targets_of_image(
     Args:
         boxes: (G, 4) objects in pixels of the network's input.
         input_size: (height, width) of the image as the network sees it, alone in a batch.
-        settings: of the model.
+        settings: the model's settings.
     """
     sizes = [(-(-input_size[0] // s), -(-input_size[1] // s)) for s in settings.strides]
     grid = settings.cell_grid(sizes, boxes.device)
@@ -75,7 +75,7 @@ def draw_shape_targets(
     Args:
         image: (H, W, 3) uint8 RGB.
         boxes: (G, 4) objects in pixels of ``image``.
-        targets: of the image.
+        targets: targets of the image.
         scale: enlarges the picture.
     """
     canvas = Canvas(image, scale=scale)
@@ -105,9 +105,9 @@ def make_target_panel(
         image: (H, W, 3) uint8 RGB.
         objects: ``gt_boxes`` and ``gt_classes``, in pixels of ``image``.
         input_size: (height, width) as the network sees it.
-        settings: of the model.
+        settings: the model's settings.
         metadata: detectron2's, for the names of classes.
-        title: of the whole.
+        title: title of the figure.
         side: pixels of the longer side of a picture.
 
     Returns:

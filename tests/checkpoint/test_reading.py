@@ -166,7 +166,7 @@ FLIPPED[ZIPPED.index(TENSORS["a.weight"].numpy().tobytes()) + 5000] ^= 1
         (pickle.dumps({"a": np.array(["a", "b"])}, 2), "not of numbers"),
         (pickle.dumps({"a": np.array([1, "a"], dtype=object)}, 2), "not of numbers"),
         (pickle.dumps({"a": np.zeros(2, dtype=[("a", "f4"), ("b", "i4")])}, 2), "not of numbers"),
-        (pickle.dumps({"a": np.ma.masked_array([1, 2], [0, 1])}, 2), "asks for"),
+        (pickle.dumps({"a": np.ma.masked_array([1, 2], [0, 1])}, 2), "contains pickled code"),
     ],
 )
 def test_damaged_and_foreign_files(tmp_path: Path, data: bytes, message: str) -> None:
@@ -182,7 +182,9 @@ def test_damaged_and_foreign_files(tmp_path: Path, data: bytes, message: str) ->
 def test_pickle_that_calls_a_function(tmp_path: Path, protocol: int) -> None:
     folder = tmp_path / "made"
     data = pickle.dumps({"w": np.zeros(3), "evil": Call(os.mkdir, str(folder))}, protocol)
-    with pytest.raises(CheckpointError, match=r"asks for '.*mkdir', which was not executed"):
+    with pytest.raises(
+        CheckpointError, match=r"contains pickled code \('.*mkdir'\), which was not run"
+    ):
         unpickle(data)
     assert not folder.exists()
     pickle.loads(data)
@@ -221,7 +223,7 @@ def test_torchscript_program(tmp_path: Path) -> None:
     written = tmp_path / "written"
     path = str(tmp_path / "a.pth")
     torch.jit.script(WritesAFile(str(written))).save(path)
-    with pytest.raises(CheckpointError, match=r"a program of TorchScript.* not executed"):
+    with pytest.raises(CheckpointError, match=r"a TorchScript program.* not run"):
         read_checkpoint(path)
     assert not written.exists()
     torch.jit.load(path)

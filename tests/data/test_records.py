@@ -248,7 +248,7 @@ def nan_box() -> dict[str, Any]:
 
 
 FAULTS = {
-    "harm": (None, r"asks for '.*mkdir'.*not executed"),
+    "harm": (None, r"contains pickled code \('.*mkdir'\).*not run"),
     "garbage": (b"garbage", "damaged or truncated"),
     "one image": (make_content(0, range(1)), r"has no proposals of image 1 \(.*_a1\.png\)"),
     "NaN": (nan_box(), "image 2 has boxes that are not finite"),

@@ -124,7 +124,7 @@ def test_proposals_execute_nothing(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "made"
     content = pickle.dumps({"ids": [Harm(folder)]})
     (tmp_path / "evil").write_bytes(content)
-    with pytest.raises(GAError, match="not executed"):
+    with pytest.raises(GAError, match="not run"):
         SOURCES[name][1](str(tmp_path / "evil"))
     assert not folder.exists()
     pickle.loads(content)

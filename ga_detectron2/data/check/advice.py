@@ -77,7 +77,7 @@ def advise(
     """Try other base scales, strides, input sizes and aspect ratios, one after the other.
 
     Args:
-        data: with at least one object.
+        data: dataset with at least one object.
         input_size, settings: the present ones.
         progress: wraps the list of trials, such as ``tqdm``.
 

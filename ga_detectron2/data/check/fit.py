@@ -18,8 +18,6 @@ from .objects import Objects, with_changes
 __all__ = [
     "RPN_RATIOS",
     "AnchorFit",
-    "BestAnchors",
-    "best_anchors",
     "centered_iou",
     "centers_of_nearest_cells",
     "fit",
@@ -36,10 +34,11 @@ class AnchorFit(NamedTuple):
     """The best IoU of each of G boxes, (G,) float32 each.
 
     Attributes:
-        square: with the square of any cell.
-        three_ratios: with the RPN's three anchors of the squares' area, of any cell.
-        approximate: with the approximate anchors (nine in the published models) of any cell.
-        ideal: with a guided anchor of the best width and height, of the nearest cell on the one
+        square: best IoU with the square of any cell.
+        three_ratios: best IoU with the RPN's three anchors of the squares' area, of any cell.
+        approximate: best IoU with the approximate anchors of any cell (nine a cell in the published
+            models).
+        ideal: IoU with a guided anchor of the best width and height, of the nearest cell on the one
             level where training makes the location branch respond.
     """
 
@@ -67,38 +66,6 @@ def fit(objects: Objects, settings: GuidedAnchoring) -> AnchorFit:
     return AnchorFit(*torch.cat(parts, dim=1))
 
 
-class BestAnchors(NamedTuple):
-    """The approximate anchor of the best IoU with each of G boxes.
-
-    Attributes:
-        boxes: (G, 4), x1, y1, x2, y2.
-        iou: (G,) with the box.
-        level: (G,) int64 of the anchor.
-    """
-
-    boxes: Tensor
-    iou: Tensor
-    level: Tensor
-
-
-def best_anchors(boxes: Tensor, image_sizes: Tensor, settings: GuidedAnchoring) -> BestAnchors:
-    """The approximate anchors that cover boxes best, of any cell and level.
-
-    Args:
-        boxes: (G, 4) in pixels.
-        image_sizes: (G, 2) width and height.
-        settings: of the anchors.
-    """
-    sizes, away = boxes[:, 2:] - boxes[:, :2], _distances(boxes, image_sizes, settings)
-    best, index = _anchor_ious(sizes, away, settings).flatten(1).max(dim=1)
-    anchors = _anchor_sizes(settings)
-    level, shape = index // anchors.shape[1], index % anchors.shape[1]
-    centers = centers_of_nearest_cells(boxes, image_sizes, settings)
-    center = centers.take_along_dim(level[:, None, None], dim=1)[:, 0]
-    half = anchors[level, shape] / 2
-    return BestAnchors(torch.cat([center - half, center + half], dim=1), best, level)
-
-
 def centers_of_nearest_cells(
     boxes: Tensor, image_sizes: Tensor, settings: GuidedAnchoring
 ) -> Tensor:
@@ -107,7 +74,7 @@ def centers_of_nearest_cells(
     Args:
         boxes: (G, 4) in pixels.
         image_sizes: (G, 2) width and height; only cells within the image are considered.
-        settings: with L strides.
+        settings: settings with L strides.
 
     Returns:
         (G, L, 2) in pixels.

@@ -46,7 +46,7 @@ def describe_shapes(
 
     Args:
         data: the dataset.
-        input_size, settings: of a model.
+        input_size, settings: a model's input size and settings.
         progress: wraps iterables over long work, such as ``tqdm``.
 
     Returns:

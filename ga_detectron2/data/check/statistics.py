@@ -37,7 +37,7 @@ def size_statistics(objects: Objects) -> dict[str, Any]:
     """Quantiles of sizes in pixels of the network's input.
 
     Args:
-        objects: at least one.
+        objects: objects, at least one.
 
     Returns:
         ``size`` (square root of the area), ``shorter_side``, ``longer_side`` and ``elongation``
@@ -113,7 +113,7 @@ def judge_gain(statistics: dict[str, Any]) -> dict[str, Any]:
     """Compare the ideal guided anchor with the approximate anchors.
 
     Args:
-        statistics: of :func:`fit_statistics`, with at least one object.
+        statistics: result of :func:`fit_statistics`, with at least one object.
 
     Returns:
         ``verdict`` ("gain", "small gain" or "no gain"); ``recall_70`` and ``mean``, the ideal
