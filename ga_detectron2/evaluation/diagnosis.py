@@ -69,8 +69,8 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         """Add the anchors that the model has just predicted for ``inputs``; ignores ``outputs``.
 
         Args:
-            inputs: dictionaries with ``image`` (C, H, W), ``image_id``, and ``height`` and ``width`` of the
-                original.
+            inputs: dictionaries with ``image`` (C, H, W), ``image_id``, and ``height`` and
+                ``width`` of the original.
         """
         guided = self._records[-1]
         self._records.clear()

@@ -21,7 +21,7 @@ class Differences(NamedTuple):
         box: largest difference of a coordinate of matched results, in pixels.
         score: largest difference of their scores.
         mask: largest difference of a pixel of their masks, from 0 to 1; 0 without masks.
-        keypoint: largest difference of a coordinate of their keypoints, in pixels; 0 without keypoints.
+        keypoint: largest difference of a keypoint coordinate in pixels; 0 without keypoints.
     """
 
     found: int

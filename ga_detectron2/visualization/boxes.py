@@ -110,8 +110,8 @@ def best_predictions(
     """The best detections or proposals of an image, best first, on the CPU, with ``scores``.
 
     Args:
-        predictions: Instances with ``scores`` (detections) or ``objectness_logits`` (proposals, whose score
-            is the sigmoid of these).
+        predictions: Instances with ``scores`` (detections) or ``objectness_logits`` (proposals,
+            whose score is the sigmoid of these).
         score_thresh: minimum score.
         max_boxes: maximum number.
 
