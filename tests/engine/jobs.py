@@ -101,8 +101,8 @@ def free_port() -> int:
 
 
 def torchrun(script: Path, argv: Sequence[str], **variables: str) -> Job:
-    """Four processes."""
-    options = ["--standalone", "--nproc-per-node", "4", script]
+    """Two processes of torchrun."""
+    options = ["--standalone", "--nproc-per-node", "2", script]
     return start(["-m", "torch.distributed.run", *options, *argv], **variables)
 
 

@@ -44,6 +44,8 @@ def register(tmp_path: Path) -> Iterator[Callable[..., None]]:
             "categories": [{"id": 1, "name": "card", "keypoints": ["a", "b"], "skeleton": []}],
         }
         (tmp_path / "set.json").write_text(json.dumps(content))
+        for image in content["images"]:
+            (tmp_path / image["file_name"]).touch()
         register_coco_instances(NAME, {}, str(tmp_path / "set.json"), str(tmp_path))
 
     yield register
@@ -77,12 +79,7 @@ KEYPOINTS = {
 @pytest.mark.parametrize(
     ("changes", "overrides", "message"),
     [
-        ({"iscrowd": "absent"}, {}, "an annotation has no 'iscrowd'"),
-        ({"area": "absent"}, {}, "an annotation has no 'area'"),
-        ({"area": None}, {}, "needs area and iscrowd"),
-        ({"area": "200"}, {}, "needs area and iscrowd"),
         ({"segmentation": "absent"}, MASKS, "an annotation has no 'segmentation'"),
-        ({"num_keypoints": "absent"}, KEYPOINTS, "an annotation has no 'num_keypoints'"),
         ({"keypoints": "absent"}, KEYPOINTS, "have 0 keypoints"),
         (
             {},
@@ -102,11 +99,30 @@ def test_missing_scoring_field_is_reported(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("overrides", [{}, MASKS, KEYPOINTS])
-def test_complete_annotations_pass(register: Callable, tmp_path: Path, overrides: dict) -> None:
-    register()
+@pytest.mark.parametrize(
+    ("changes", "overrides"),
+    [
+        ({}, {}),
+        ({}, MASKS),
+        ({}, KEYPOINTS),
+        ({"iscrowd": "absent"}, {}),
+        ({"area": "absent"}, {}),
+        ({"area": None}, {}),
+        ({"area": "200"}, {}),
+        ({"num_keypoints": "absent"}, KEYPOINTS),
+    ],
+)
+def test_fields_are_complete_or_follow_from_others(
+    register: Callable, tmp_path: Path, changes: dict, overrides: dict
+) -> None:
+    register(**changes)
     cfg = config(**overrides)
-    check_evaluator(cfg, NAME, build_evaluator(cfg, NAME, str(tmp_path)))
+    evaluator = build_evaluator(cfg, NAME, str(tmp_path))
+    check_evaluator(cfg, NAME, evaluator)
+    for annotation in evaluator._coco_api.anns.values():
+        assert annotation["area"] == 200
+        assert annotation["iscrowd"] == 0
+        assert annotation["num_keypoints"] == 2
 
 
 @pytest.mark.parametrize(

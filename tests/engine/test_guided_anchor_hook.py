@@ -120,5 +120,5 @@ def test_batch_without_objects_has_no_scalars_of_objects(model: nn.Module) -> No
 
 
 def test_model_without_guided_anchors_is_refused() -> None:
-    with pytest.raises(ValueError, match="makes no guided anchors"):
+    with pytest.raises(ValueError, match="has no guided anchors"):
         GuidedAnchorHook(nn.Linear(1, 1))

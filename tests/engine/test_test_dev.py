@@ -54,4 +54,4 @@ def test_results_can_be_submitted(
     capsys.readouterr()
     check = runpy.run_path(str(PROJECT / "tools" / "check_results.py"))["main"]
     check([str(results), "--annotations", str(json_file)])
-    assert re.search(r"can be handed in: [1-9]\d* detections", capsys.readouterr().out)
+    assert re.search(r"can be uploaded: [1-9]\d* detections", capsys.readouterr().out)

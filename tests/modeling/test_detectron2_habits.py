@@ -221,8 +221,9 @@ def test_scripting_points_to_tracing(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["retinanet", "boxes"])
-@pytest.mark.parametrize("threshold", [1.0, 0.01, 0.0])
+@pytest.mark.parametrize(
+    ("kind", "threshold"), [("retinanet", 1.0), ("retinanet", 0.0), ("boxes", 0.01)]
+)
 def test_compiled_model_gives_the_same(kind, threshold):
     """With no cell, some or all passing the filter, in images of two sizes."""
     model = build(tiny_config(kind)).eval()
