@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, Normalize
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
@@ -35,7 +35,7 @@ from .maps import (
     draw_shape,
     probability_limit,
 )
-from .style import DPI, color_of, count, figure_image, new_figure, resize
+from .style import DPI, PAD, color_of, count, figure_image, new_figure, resize
 
 TILE_NAMES = (
     "image",
@@ -51,7 +51,15 @@ TILE_NAMES = (
 TILE_SIDE = 640
 """Pixels of the longer side of a tile's picture."""
 SMALL_SIDE = 320
-"""Most pixels of the width of a small picture."""
+"""Most pixels of the height of a small picture."""
+LEGEND_SIZE = 9
+"""Points of the text below a picture."""
+LEGEND_ENTRY = 120
+"""Pixels of the width of an entry of a legend."""
+BAR = 12
+"""Pixels of the height of a colour bar."""
+LINE, CHARACTER = 1.3 * DPI / 72, 0.56 * DPI / 72
+"""Pixels of a line's height and a character's width, about, for each point of the font size."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +280,7 @@ def strides_legend(strides: Sequence[int], levels: Any) -> tuple[tuple[Any, str]
 
 
 def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
-    """Tiles in up to three columns, the small ones in a row at the bottom.
+    """Tiles in rows, the small ones in a row at the bottom.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -297,94 +305,131 @@ def make_overview(
         ValueError: there are no tiles.
     """
     tiles: list[Tile] = []
-    for name, row in zip(names, rows, strict=True):
-        large = [replace(tile, legend=(), color_bar=None) for tile in row if not tile.small]
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        large = [replace(tile, color_bar=None) for tile in row if not tile.small]
         large[0] = replace(large[0], title=f"{name}\n{large[0].title}")
-        tiles += large
-    figure = panel_figure(tiles, title, columns=len(tiles) // max(1, len(rows)), font_size=10)
-    legend = next((tile.legend for row in rows for tile in row if tile.legend), ())
-    # Without the numbers of boxes, which are those of one image.
-    handles = _handles([(color, text.partition(" (")[0]) for color, text in legend])
-    figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False)
-    return figure_image(figure)
+        for tile in large:
+            # One legend for all rows, without the numbers of boxes, which are those of one image.
+            entries = [(color, text.partition(" (")[0]) for color, text in tile.legend]
+            tiles.append(replace(tile, legend=tuple(entries) if i == len(rows) - 1 else ()))
+    columns = len(tiles) // max(1, len(rows))
+    return figure_image(panel_figure(tiles, title, columns, font_size=10))
 
 
 def panel_figure(
-    tiles: Sequence[Tile], title: str = "", columns: int | None = None, font_size: float = 13
+    tiles: Sequence[Tile], title: str = "", columns: int | None = None, font_size: float = 12
 ) -> Figure:
     """The figure of :func:`compose_panel`."""
     if not tiles:
         raise ValueError("there is nothing to show: no tile was made")
     large = [x for x in tiles if not x.small]
     small = [x for x in tiles if x.small]
+    # Narrow pictures still need room for their titles.
+    width = max(26 * font_size, *(tile.image.shape[1] for tile in tiles))
     if columns is None:
-        columns = 3 if len(large) > 4 else min(2, len(large)) or 1
-    height, width = tiles[0].image.shape[:2]
-    column_width = max(width, 34 * font_size)  # narrow pictures still need room for their titles
-    small_width = columns * column_width / max(1, len(small))
-    rows = -(-len(large) // columns)
-    heights = [rows * (height + 120.0), height * min(small_width, SMALL_SIDE) / width + 70]
-    figure = new_figure(columns * column_width + 40, sum(heights[: 1 + bool(small)]) + 40)
-    # Two grids, since titles and legends of one must not move the columns of the other.
-    grid = figure.add_gridspec(2, 1, height_ratios=heights)
-    if large:
-        part = figure.add_subfigure(grid[0]) if small else figure
-        _fill(part, large, columns, column_width, font_size)
+        limit = (3 if len(large) > 4 else 2) * TILE_SIDE
+        columns = max(1, min(len(large or small), int(limit / width)))
+    rows = [
+        _Row(large[i : i + columns], columns, width, TILE_SIDE, font_size)
+        for i in range(0, len(large), columns)
+    ]
     if small:
-        part = figure.add_subfigure(grid[1]) if large else figure
-        _fill(part, small, len(small), small_width, font_size=10)
+        small_width = columns * (width + 2 * PAD) / len(small) - 2 * PAD
+        rows.append(_Row(small, len(small), small_width, SMALL_SIDE, min(9, font_size)))
+
+    # Legends and colour bars take no part in the layout, so that pictures in a row stay aligned:
+    # empty rows of the mosaic make room for them.
+    mosaic: list[Any] = []
+    heights: list[float] = []
+    for number, row in enumerate(rows):
+        mosaic += [[[[f"{number}.{i}" for i in range(row.columns)]]], ["."]]
+        heights += row.heights
+    figure = new_figure(columns * (width + 2 * PAD), sum(heights) + (40 if title else 0))
+    empty = {"xticks": [], "yticks": [], "frame_on": False, "anchor": "NW"}
+    all_axes: dict[str, Axes] = figure.subplot_mosaic(
+        mosaic, height_ratios=heights, subplot_kw=empty
+    )
+    for number, row in enumerate(rows):
+        for i, tile in enumerate(row.tiles):
+            row.draw(tile, all_axes[f"{number}.{i}"])
     if title:
         figure.suptitle(title, fontsize=16, x=0.01, ha="left", weight="bold", parse_math=False)
     return figure
 
 
-def _fill(
-    figure: FigureBase, tiles: Sequence[Tile], columns: int, width: float, font_size: float
-) -> None:
-    """Put tiles into a grid whose columns are ``width`` pixels wide."""
-    names = [[str(i) for i in range(x, x + columns)] for x in range(0, len(tiles), columns)]
-    grid = [[name if int(name) < len(tiles) else "." for name in row] for row in names]
-    empty = {"xticks": [], "yticks": [], "frame_on": False}
-    characters = max(10, int(width / (0.66 * font_size * DPI / 72)))
-    for tile, axes in zip(
-        tiles, figure.subplot_mosaic(grid, subplot_kw=empty).values(), strict=True
-    ):
+@dataclass(frozen=True)
+class _Row:
+    """Tiles side by side. All sizes are in pixels, but ``font_size``, which is in points."""
+
+    tiles: Sequence[Tile]
+    columns: int
+    width: float
+    """Of a column."""
+    side: float
+    """Most pixels of the height of a picture."""
+    font_size: float
+
+    @property
+    def heights(self) -> tuple[float, float]:
+        """Of the pictures with their titles, and of the legends and colour bars below."""
+        picture, title_lines, lines = 0.0, 1, 0
+        for tile in self.tiles:
+            height, width = tile.image.shape[:2]
+            picture = max(picture, min(height, height * self.width / width, self.side))
+            title_lines = max(title_lines, 1 + self.wrap(tile.title, self.font_size).count("\n"))
+            lines = max(lines, -(-len(tile.legend) // self.legend_columns))
+            if tile.color_bar is not None:  # with its ticks and label
+                lines = max(lines, 3 + self.wrap(tile.color_bar.label, LEGEND_SIZE).count("\n"))
+        title = title_lines * LINE * self.font_size + PAD
+        return title + picture + 2 * PAD, lines * LINE * LEGEND_SIZE + PAD
+
+    @property
+    def legend_columns(self) -> int:
+        """Entries of a legend beside each other."""
+        return max(1, int(self.width / LEGEND_ENTRY))
+
+    def wrap(self, text: str, font_size: float) -> str:
+        """Text broken into lines that are no wider than a column."""
+        characters = max(10, int(self.width / (CHARACTER * font_size)))
+        return "\n".join(textwrap.fill(line, characters) for line in text.split("\n"))
+
+    def draw(self, tile: Tile, axes: Axes) -> None:
+        """Draw a tile's picture with its title, legend and colour bar."""
         axes.imshow(tile.image)
-        axes.set_anchor("NW")
-        lines = [x for line in tile.title.split("\n") for x in textwrap.wrap(line, characters)]
-        axes.set_title("\n".join(lines), fontsize=font_size, loc="left", parse_math=False)
+        text = self.wrap(tile.title, self.font_size)
+        axes.set_title(text, fontsize=self.font_size, loc="left", parse_math=False)
         if tile.legend:
+            handles = [
+                Line2D([], [], color=color, linewidth=4, label=text) for color, text in tile.legend
+            ]
             axes.legend(
-                handles=_handles(tile.legend),
+                handles=handles,
                 loc="upper left",
                 bbox_to_anchor=(0, 0),
-                ncols=len(tile.legend),
+                ncols=self.legend_columns,
                 frameon=False,
-                fontsize=9,
+                fontsize=LEGEND_SIZE,
                 borderpad=0.2,
+                borderaxespad=0.2,
                 handlelength=1,
                 columnspacing=1,
-            )
+            ).set_in_layout(False)
         if tile.color_bar is not None:
-            _add_color_bar(figure, axes, tile.color_bar)
+            self.draw_color_bar(tile, tile.color_bar, axes)
 
-
-def _handles(legend: Sequence[tuple[Any, str]]) -> list[Line2D]:
-    return [Line2D([], [], color=color, linewidth=4, label=text) for color, text in legend]
-
-
-def _add_color_bar(figure: FigureBase, axes: Axes, bar: ColorBar) -> None:
-    # As opaque over a mean grey as in the picture, so that colours are the same.
-    shades = bar.colors(np.linspace(0, 1, 256))
-    shades[:, :3] = OPACITY * shades[:, :3] + (1 - OPACITY) * 0.5
-    drawn = figure.colorbar(
-        ScalarMappable(bar.norm, ListedColormap(shades)),
-        ax=axes,
-        orientation="horizontal",
-        aspect=50,
-        fraction=0.05,
-        pad=0.01,
-    )
-    drawn.set_ticks(list(bar.ticks), labels=list(bar.ticks.values()), fontsize=9)
-    drawn.ax.minorticks_off()
-    drawn.set_label(bar.label, size=9.5, labelpad=2)
+    def draw_color_bar(self, tile: Tile, bar: ColorBar, axes: Axes) -> None:
+        # As opaque over a mean grey as in the picture, so that colours are the same.
+        shades = bar.colors(np.linspace(0, 1, 256))
+        shades[:, :3] = OPACITY * shades[:, :3] + (1 - OPACITY) * 0.5
+        height, width = tile.image.shape[:2]
+        below = -1.5 * BAR / height
+        length = self.width / width
+        # Ends of the bar are inside the column, as are the labels at them.
+        place = axes.inset_axes((0.03 * length, below, 0.94 * length, BAR / height))
+        place.set_in_layout(False)
+        drawn = axes.figure.colorbar(
+            ScalarMappable(bar.norm, ListedColormap(shades)), cax=place, orientation="horizontal"
+        )
+        drawn.set_ticks(list(bar.ticks), labels=list(bar.ticks.values()), fontsize=LEGEND_SIZE)
+        drawn.ax.minorticks_off()
+        drawn.set_label(self.wrap(bar.label, LEGEND_SIZE), size=LEGEND_SIZE, labelpad=2)

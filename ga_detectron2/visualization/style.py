@@ -17,6 +17,8 @@ COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#00
 """Okabe and Ito's palette, which stays distinguishable with any colour blindness."""
 DPI = 100
 """Pixels per inch of all figures."""
+PAD = 8
+"""Pixels around the content of each axes."""
 MARGIN = 15
 """White pixels around the content of a figure."""
 
@@ -58,7 +60,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(
         figsize=(width / DPI, height / DPI),
         dpi=DPI,
-        layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08),
+        layout=ConstrainedLayoutEngine(h_pad=PAD / DPI, w_pad=PAD / DPI),
     )
 
 

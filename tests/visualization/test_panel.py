@@ -70,15 +70,21 @@ def test_missing_results_are_left_out(image, everything) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(100, 140), (20, 300), (300, 20), (1, 1)])
-def test_panel_shows_all_tiles_without_overlaps(shape, everything) -> None:
+def test_panel_shows_all_tiles_aligned_and_without_overlaps(shape, everything) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     tiles = make_tiles(image, **everything)
     figure = panel_figure(tiles, "a title with $ and _")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axes = [x for x in figure.findobj(lambda x: hasattr(x, "images")) if x.images]
     drawn = [x.images[0].get_array() for x in axes]
     assert all(any(np.array_equal(tile.image, x) for x in drawn) for tile in tiles)
     boxes = [x.get_window_extent() for x in axes]
+    large = sum(not tile.small for tile in tiles)
+    for box, tile in zip(boxes[:large], tiles, strict=False):
+        # Neither a legend nor a colour bar shrinks or moves a picture.
+        assert box.size == pytest.approx(tile.image.shape[1::-1], rel=0.02)
+    columns = len({round(box.x0) for box in boxes[:large]})
+    assert len({round(box.y1) for box in boxes[:large]}) == -(-large // columns)
     texts = [x._left_title.get_window_extent() for x in axes if x._left_title.get_text()]
     for i, box in enumerate(boxes):
         assert figure.bbox.padded(1).containsx(box.x0)
