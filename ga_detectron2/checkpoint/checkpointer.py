@@ -114,7 +114,7 @@ class GACheckpointer(DetectionCheckpointer):
         return last if not last or os.path.basename(last) else self._read_last()
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As in detectron2, but a damaged last checkpoint is replaced by the one before.
+        """Like detectron2's, but replaces a damaged last checkpoint by the one before.
 
         All processes load the file that the main process chooses.
 

@@ -68,7 +68,7 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
 
 def load_torch(file: BinaryIO) -> Any:
-    """Read what ``torch.save`` wrote, on the CPU, with numpy's numbers (from torch 2.6).
+    """Read what ``torch.save`` wrote, on the CPU, with NumPy scalars (from torch 2.6).
 
     Raises:
         CheckpointError: the file is damaged, a program, or holds other objects.

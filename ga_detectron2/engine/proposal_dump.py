@@ -69,7 +69,7 @@ class ProposalDump:
         return os.path.isfile(self._output)
 
     def missing_shards(self) -> list[int]:
-        """Numbers of the shards that do not exist yet."""
+        """Indices of the shards that do not exist yet."""
         return [i for i in range(self.num_shards) if not os.path.isfile(self._shard_path(i))]
 
     def prepare(self) -> None:

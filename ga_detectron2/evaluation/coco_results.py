@@ -20,7 +20,7 @@ MAX_DETECTIONS = 100
 
 
 class ResultsSummary(NamedTuple):
-    """Numbers of detections in a file.
+    """Counts of detections in a file.
 
     Attributes:
         detections: all of them.

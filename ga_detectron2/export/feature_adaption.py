@@ -41,7 +41,7 @@ def adapt_cells(
 def adapt_cells_by_indices(
     adaption: FeatureAdaption, features: FeatureRows, cells: Tensor, shape_deltas: Tensor
 ) -> Tensor:
-    """As :func:`adapt_cells`, by indices, products and sums alone."""
+    """Same as :func:`adapt_cells`, by indices, products and sums alone."""
     rows, height, width = features
     groups = adaption.deform_groups
     offsets = F.linear(shape_deltas, adaption.offset.weight.flatten(1))

@@ -37,7 +37,7 @@ class TraceableGARetinaNet(DenseDetector):
     def forward_inference(
         self, images: ImageList, features: list[Tensor], predictions: HeadOutput
     ) -> list[Instances]:
-        """As :meth:`GARetinaNet.forward_inference`."""
+        """Same as :meth:`GARetinaNet.forward_inference`."""
         levels = levels_by_image(
             self.settings.guided_anchoring,
             predictions.cls_features,

@@ -27,7 +27,7 @@ class TraceableGuidedAnchorRPN(nn.Module):
     def forward(
         self, images: ImageList, features: dict[str, Tensor], gt_instances: None = None
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """As :meth:`GuidedAnchorRPN.forward` in inference."""
+        """Same as :meth:`GuidedAnchorRPN.forward` in inference."""
         rpn = self.rpn
         hidden, loc_logits, shape_deltas = rpn.rpn_head([features[f] for f in rpn.in_features])
         levels = levels_by_image(rpn.guided_anchoring, hidden, loc_logits, shape_deltas)

@@ -41,7 +41,7 @@ class PublishedModel(NamedTuple):
 
     @property
     def method(self) -> str:
-        """Such as ``GA-Faster R-CNN``."""
+        """Name of the method, such as ``GA-Faster R-CNN``."""
         return _METHODS[self.name.split("_")[1]]
 
     @property
@@ -51,7 +51,7 @@ class PublishedModel(NamedTuple):
 
     @property
     def backbone(self) -> str:
-        """Such as ``X-101-32x4d-FPN``."""
+        """Name of the backbone, such as ``X-101-32x4d-FPN``."""
         return "-".join([*self.name.split("_")[2:], "FPN"])
 
     @property

@@ -133,7 +133,7 @@ def _compare_all(
 def _compare_near(
     coordinates: Tensor, inside: Tensor, ground_truth: GroundTruth, rule: MatchRule
 ) -> "_Found":
-    """As :func:`_compare_all`, but comparing each box only with anchors near it.
+    """Like :func:`_compare_all`, but compares each box only with anchors near it.
 
     Anchors are grouped in runs of neighbouring cells. The bounding boxes of most runs do not touch
     a given ground-truth box, so these runs are skipped.
@@ -271,7 +271,7 @@ class _Found(NamedTuple):
         return cls(none.float(), none, none)
 
     def merge(self, start: int, iou: Tensor, box: Tensor, claimed_by: Tensor) -> "_Found":
-        """Merge the values from later boxes, numbered from ``start``."""
+        """Merge the values from later boxes, indexed from ``start``."""
         better = iou > self.iou
         return _Found(
             torch.where(better, iou, self.iou),
@@ -447,7 +447,7 @@ def _least_claim(best: Tensor, valid: Tensor, rule: MatchRule) -> Tensor:
 
 
 def _chunks(ground_truth: GroundTruth, pairs_per_box: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """First number, boxes (N, m, 4) and validity (N, m) of as many boxes as fit, at least one."""
+    """Index of the first box, boxes (N, m, 4) and validity (N, m) of chunks of at least one box."""
     limit = PAIRS_PER_CHUNK.get(ground_truth.boxes.device.type, PAIRS_PER_CHUNK["cpu"])
     step = max(1, limit // max(1, pairs_per_box))
     for start in range(0, ground_truth.boxes.shape[1], step):

@@ -177,7 +177,7 @@ def take_objects(data: CocoFile, input_size: InputSize) -> Objects:
     boxes[:, 2:] += boxes[:, :2]
     boxes *= np.tile(resized / data.image_sizes, 2)[image_of]
     boxes = boxes.clip(0, limits)
-    # As detectron2's filter_empty_instances.
+    # Same as detectron2's filter_empty_instances.
     left = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
     return Objects(
         torch.from_numpy(boxes[left]).float(),
