@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 
@@ -19,6 +18,8 @@ from ga_detectron2.modeling.guided_anchoring import (
 )
 
 from .anchor_stats import AnchorStats, summarize
+from .ground_truth import annotations_by_image, ground_truth_of_input
+from .location_filter import FilterRow, LocationFilterSweep, format_filter_table
 
 __all__ = ["GuidedAnchorDiagnosis", "diagnose", "format_diagnosis", "judge_location_branch"]
 
@@ -51,10 +52,7 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
             records: the list of :func:`record_guided_anchors`; emptied with each batch.
             distributed: whether to sum over all processes, on the main one.
         """
-        self._annotations = {
-            record["image_id"]: record.get("annotations", [])
-            for record in DatasetCatalog.get(dataset_name)
-        }
+        self._annotations = annotations_by_image(dataset_name)
         self._settings = next(m for m in model.modules() if isinstance(m, GuidedAnchoring))
         self._records = records
         self._distributed = distributed
@@ -75,7 +73,8 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
         guided = self._records[-1]
         self._records.clear()
         self._num_images += len(inputs)
-        self._stats.add(guided, [self._ground_truth(x) for x in inputs])
+        boxes = [ground_truth_of_input(x, self._annotations[x["image_id"]]) for x in inputs]
+        self._stats.add(guided, boxes)
 
     def evaluate(self) -> OrderedDict[str, Any] | None:
         """Under ``guided_anchors``: ``images``, ``filter`` (the threshold), ``levels`` and ``all``.
@@ -116,24 +115,11 @@ class GuidedAnchorDiagnosis(DatasetEvaluator):
             }
         )
 
-    def _ground_truth(self, image: dict[str, Any]) -> Instances:
-        """Boxes in pixels of the network's input."""
-        size = (image["image"].shape[-2], image["image"].shape[-1])
-        rows = [
-            BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS)
-            for a in self._annotations[image["image_id"]]
-            if not a.get("iscrowd", 0)
-        ]
-        boxes = Boxes(torch.tensor(rows, dtype=torch.float32).reshape(-1, 4))
-        boxes.scale(size[1] / image["width"], size[0] / image["height"])
-        boxes.clip(size)
-        return Instances(size, gt_boxes=boxes[boxes.nonempty()])
-
 
 def diagnose(
     cfg: CfgNode, model: nn.Module, dataset_name: str, max_images: int | None = None
 ) -> dict[str, Any]:
-    """Run :class:`GuidedAnchorDiagnosis` with a model on a dataset.
+    """Run :class:`GuidedAnchorDiagnosis` and :class:`.LocationFilterSweep` on a dataset.
 
     Args:
         cfg: configuration of input images.
@@ -142,25 +128,29 @@ def diagnose(
         max_images: number of images, the first ones; None for all.
 
     Returns:
-        ``guided_anchors`` of :meth:`GuidedAnchorDiagnosis.evaluate`; empty on other than the main
-        process.
+        ``guided_anchors`` of :meth:`GuidedAnchorDiagnosis.evaluate`, and in it ``location_filter``,
+        the fields of a :class:`.FilterRow` for each threshold.
 
     Raises:
         ValueError: the model has no guided anchors.
     """
     with record_guided_anchors(model) as records:
-        diagnosis = GuidedAnchorDiagnosis(dataset_name, model, records)
+        evaluators = [
+            GuidedAnchorDiagnosis(dataset_name, model, records),
+            LocationFilterSweep(dataset_name, model),
+        ]
         loader = build_detection_test_loader(
             DatasetCatalog.get(dataset_name)[:max_images],
             mapper=NamingDatasetMapper(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        results = inference_on_dataset(model, loader, diagnosis)
-    return results.get("guided_anchors", {})
+        results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+    rows = [row._asdict() for row in results.get("location_filter", [])]
+    return {**results["guided_anchors"], "location_filter": rows}
 
 
 def format_diagnosis(result: dict[str, Any]) -> str:
-    """Result of :func:`diagnose` as a Markdown table, with a sentence on the location branch."""
+    """Result of :func:`diagnose` as Markdown tables, with sentences on branch and filter."""
     rows = [(f"stride {level['stride']}", level) for level in result["levels"]]
     rows.append(("all", result["all"]))
     lines = [
@@ -183,7 +173,10 @@ def format_diagnosis(result: dict[str, Any]) -> str:
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     head = f"{result['images']} images, location filter {result['filter']:g}"
-    return "\n".join([head, "", *lines, "", judge_location_branch(result)])
+    parts = [head, "", *lines, "", judge_location_branch(result)]
+    if compared := result.get("location_filter"):
+        parts += ["", format_filter_table([FilterRow(**row) for row in compared])]
+    return "\n".join(parts)
 
 
 def judge_location_branch(result: dict[str, Any]) -> str:
