@@ -239,7 +239,7 @@ def train_and_resume(args: argparse.Namespace) -> Iterator[Result]:
         more += ["DATASETS.TEST", "('gpu_few',)", "MODEL.FPN.OUT_CHANNELS", "32"]
         more += ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96"]
     output = args.out / "quickstart"
-    config = "quickstart_ga_faster_R_18.yaml"
+    config = "quickstart_ga_faster_efficientnet.yaml"
     before = 0
     for last, resume in zip(iterations, ([], ["--resume"]), strict=True):
         keys = ["SOLVER.MAX_ITER", str(last), "SOLVER.AMP.ENABLED", str(args.device != "cpu")]

@@ -70,7 +70,7 @@ TRAININGS: list[tuple[str, int, dict[str, Any]]] = [
     ("small/ga_retinanet_R_18", 1, {}),
     ("small/ga_rpn_R_18", 3, {"SOLVER.IMS_PER_BATCH": 6}),
     ("small/ga_retinanet_R_18", 4, {"SOLVER.IMS_PER_BATCH": 8}),
-    ("quickstart_ga_faster_R_18", 4, {"DATALOADER.NUM_WORKERS": 1}),
+    ("small/ga_faster_R_18", 4, {"DATALOADER.NUM_WORKERS": 1}),
 ]
 # Longest wait in seconds from the beginning of a phase to the kill; share of the kills; how often a
 # phase may begin before.

@@ -8,7 +8,7 @@ folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 "$folder/setup_env.sh"
 cd "$folder/.."
 
-config=configs/quickstart_ga_faster_R_18.yaml
+config=configs/quickstart_ga_faster_efficientnet.yaml
 output=output/quickstart
 start=$SECONDS
 .venv/bin/python tools/train_net.py --config-file "$config" "$@" OUTPUT_DIR "$output"

@@ -18,7 +18,7 @@ AUTHOR = "ga_detectron2"
 """``__author__`` of converted weights."""
 
 _BOTTOM_UP = "backbone.bottom_up."
-_BACKBONE = re.compile(r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5])|roi_heads\.res5)\.")
+_BACKBONE = re.compile(r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5]|model)|roi_heads\.res5)\.")
 _BLOCK = re.compile(r"(?:.*\.)?(res[2-5])\.(\d+)\.")
 # Tensors that do not affect results, or are derived from the config, and the offsets of a
 # deformable backbone, which start at zero.
@@ -88,8 +88,9 @@ def check_fit(
 ) -> None:
     """Decides which model tensors may be missing from the file, and checks a model after loading.
 
-    A file may lack :data:`_OPTIONAL` tensors, and unless ``whole`` all that do not belong to a
-    ResNet backbone. It may hold more than the model, but not the blocks of a deeper ResNet.
+    A file may lack :data:`_OPTIONAL` tensors, and unless ``whole`` all that do not belong to the
+    backbone (a ResNet, or timm's). It may hold more than the model, but not the blocks of a deeper
+    ResNet.
 
     Args:
         model_names: names in the model's ``state_dict()``.

@@ -1,4 +1,4 @@
-"""``ga://NAME``: the weights of a published model, with detectron2's names."""
+"""``ga://NAME``: published weights with detectron2's names, or timm's for its backbones."""
 
 import hashlib
 import http.client
@@ -18,6 +18,7 @@ from iopath.common.file_io import PathHandler, file_lock
 from ga_detectron2.checkpoint.conversion import read_converted, save_content
 from ga_detectron2.errors import ModelZooError
 
+from .packaged import PACKAGED_BACKBONES, PackagedFile
 from .published import IMAGENET_BACKBONES, PUBLISHED_MODELS, RemoteFile
 
 __all__ = ["ModelZooHandler", "download", "find_file", "get_cache_path", "register_handler"]
@@ -41,6 +42,9 @@ class ModelZooHandler(PathHandler):
     it. The variable ``GA_DETECTRON2_MIRROR`` (``https://host/folder``) replaces the server of the
     published addresses; the path below it stays the same.
 
+    ``ga://efficientnet_lite0`` is in a pip package, so needs no network. It has timm's names, and
+    is meant for ``MODEL.WEIGHTS`` or ``MODEL.TIMM.CHECKPOINT``.
+
     Raises:
         ModelZooError: there is no such model, or its file cannot be obtained.
     """
@@ -54,7 +58,10 @@ class ModelZooHandler(PathHandler):
         self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: Any
     ) -> str:
         self._check_kwargs(kwargs)
-        file = find_file(path[len(self.PREFIX) :])
+        name = path[len(self.PREFIX) :]
+        if name in PACKAGED_BACKBONES:
+            return _convert_packaged(PACKAGED_BACKBONES[name], force, cache_dir)
+        file = find_file(name)
         published = get_cache_path(file, cache_dir)
         converted = f"{published.removesuffix('.pth')}.detectron2-v{_CONVERSION}.pth"
         if force or not _is_current(converted, published):
@@ -76,7 +83,7 @@ class ModelZooHandler(PathHandler):
 
     def _exists(self, path: str, **kwargs: Any) -> bool:
         self._check_kwargs(kwargs)
-        return path[len(self.PREFIX) :] in _FILES
+        return path[len(self.PREFIX) :] in (_FILES | PACKAGED_BACKBONES)
 
     _isfile = _exists
 
@@ -88,16 +95,29 @@ def find_file(name: str) -> RemoteFile:
         ModelZooError: there is none.
     """
     if name not in _FILES:
-        raise ModelZooError(f"no weights are published for '{name}', only for {', '.join(_FILES)}")
+        known = ", ".join([*_FILES, *PACKAGED_BACKBONES])
+        raise ModelZooError(f"no weights are published for '{name}', only for {known}")
     return _FILES[name]
 
 
 def get_cache_path(file: RemoteFile, cache_dir: str | None = None) -> str:
     """The local path of a published file, downloaded or not."""
+    return _in_cache(urlparse(file.url).path, cache_dir)
+
+
+def _in_cache(path: str, cache_dir: str | None) -> str:
     folder = cache_dir or os.getenv("FVCORE_CACHE") or "~/.torch/iopath_cache"
-    return os.path.join(
-        os.path.expanduser(folder), "ga_detectron2", os.path.basename(urlparse(file.url).path)
-    )
+    return os.path.join(os.path.expanduser(folder), "ga_detectron2", os.path.basename(path))
+
+
+def _convert_packaged(file: PackagedFile, force: bool, cache_dir: str | None) -> str:
+    """The local path of a packaged file with timm's names."""
+    # The name has a hash of the contents.
+    converted = f"{_in_cache(file.path, cache_dir).removesuffix('.pth')}.timm-v{_CONVERSION}.pth"
+    if force or not os.path.isfile(converted):
+        with _locked(converted):
+            save_content(file.read(), converted)
+    return converted
 
 
 def download(url: str, path: str, sha256_prefix: str, *, force: bool = False) -> None:

@@ -83,7 +83,8 @@ class TimmBackbone(Backbone):
             raise ValueError(
                 f"INPUT.FORMAT {cfg.INPUT.FORMAT}: timm's backbones take 3 channels, such as RGB"
             )
-        if node.PRETRAINED or node.CHECKPOINT:
+        # Other files of MODEL.WEIGHTS may be models trained with a pre-processing of their own.
+        if node.PRETRAINED or node.CHECKPOINT or cfg.MODEL.WEIGHTS.startswith("ga://"):
             _compare_preprocessing(cfg, node.NAME)
         return {
             "name": node.NAME,

@@ -159,7 +159,7 @@ def test_wrong_value_is_reported_before_training(
     train_net, arguments: Callable, overrides: dict, message: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        train_net.main(arguments("quickstart_ga_faster_R_18", **overrides))
+        train_net.main(arguments("small/ga_faster_R_18", **overrides))
     assert str(stop.value.code).startswith("train_net.py: error: ")
     assert message in str(stop.value.code)
     assert "\n" not in str(stop.value.code)

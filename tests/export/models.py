@@ -14,7 +14,7 @@ from ga_detectron2.engine import load_config
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 FAMILIES = {
     "ga_rpn": "small/ga_rpn_R_18.yaml",
-    "ga_faster": "quickstart_ga_faster_R_18.yaml",
+    "ga_faster": "small/ga_faster_R_18.yaml",
     "ga_retinanet": "small/ga_retinanet_R_18.yaml",
 }
 # Three levels instead of five: what an export to ONNX takes grows with them.

@@ -13,7 +13,7 @@ from ga_detectron2.errors import GAError
 from tests.robustness.examples import EXAMPLES
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-FASTER = str(CONFIGS / "quickstart_ga_faster_R_18.yaml")
+FASTER = str(CONFIGS / "small" / "ga_faster_R_18.yaml")
 RIGHT = [
     *("MODEL.DEVICE", "cpu", "DATASETS.TRAIN", ("ga_shapes_train",)),
     *("DATASETS.TEST", ("ga_shapes_val",), "MODEL.RETINANET.NUM_CLASSES", 5),

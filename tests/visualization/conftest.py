@@ -72,7 +72,7 @@ QUICK = (
 def write_model(folder: Path, name: str, *overrides: object) -> Path:
     """A configuration file and random weights of its model, beside each other."""
     cfg = load_config(
-        str(PROJECT / "configs" / "quickstart_ga_faster_R_18.yaml"), [*QUICK, *overrides]
+        str(PROJECT / "configs" / "small" / "ga_faster_R_18.yaml"), [*QUICK, *overrides]
     )
     torch.manual_seed(0)
     cfg.MODEL.WEIGHTS = str(folder / f"{name}.pth")
