@@ -15,8 +15,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict
+from functools import partial
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -42,6 +42,7 @@ from ga_detectron2.engine.command_line import (
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
+from ga_detectron2.engine.run_config import check_dataset
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.model_zoo import get_config_file
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
@@ -87,11 +88,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_intermixed_args(argv)
 
 
-def bar(description: str, unit: str, total: int | None = None) -> Callable[[Any], Iterable[Any]]:
-    """A progress bar for what it is called with."""
-    return lambda steps: tqdm(steps, desc=description, unit=unit, total=total)
-
-
 def draw(
     output: str, data: CocoFile, input_size: InputSize, settings: GuidedAnchoring, number: int
 ) -> None:
@@ -105,13 +101,15 @@ def draw(
     save_image(plot, os.path.join(output, "shapes.png"))
     pictures = draw_dataset_targets(data, input_size, settings, number)
     number = min(number, len(objects.image_of.unique()))
-    for name, picture in bar("Drawing", "image", number)(pictures):
+    for name, picture in tqdm(pictures, desc="Drawing", unit="image", total=number):
         save_image(picture, os.path.join(output, f"{name}.png"))
     print(f"check_dataset.py: shapes.png and {number_of(number, 'picture')} are in {output}")
 
 
 def check(args: argparse.Namespace) -> int:
     """Run the tool; returns the number of errors in the dataset."""
+    if ":" not in args.dataset:
+        check_dataset("DATASET", args.dataset)
     name, json_file, image_root = find_dataset(args.dataset)
     output = args.output or os.path.join(DEFAULT_OUTPUT, name)
     if args.json:
@@ -132,20 +130,18 @@ def check(args: argparse.Namespace) -> int:
         f"{len(data.categories)} categories in {json_file}\n"
     )
     check_annotations(data, findings)
-    check_image_files(data, findings, args.images, bar("Images", "image", len(data.images)))
-    shapes = describe_shapes(data, input_size, settings, bar("Settings", "setting"))
+    count = len(data.images)
+    check_image_files(data, findings, args.images, partial(tqdm, desc="Images", total=count))
+    shapes = describe_shapes(data, input_size, settings, partial(tqdm, desc="Settings"))
     print(f"{format_findings(findings)}\n\n{format_shapes(shapes)}\n")
     if args.json:
         content = {
             "name": name,
             "json_file": json_file,
             "image_root": image_root,
-            "images": len(data.images),
-            "annotations": len(data.annotations),
-            "categories": len(data.categories),
             "config": config_file,
             "images_checked": args.images,
-            "findings": [finding.as_dict() for finding in findings.in_order()],
+            "findings": [asdict(finding) for finding in findings.in_order()],
             "shapes": shapes,
         }
         os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)

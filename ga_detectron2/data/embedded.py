@@ -5,24 +5,21 @@ Registration accesses no file. Metadata names the files by URI, such as
 by a data loader or by a COCOEvaluator in a process that never loaded the data.
 """
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 
 from .images import printable
-from .shapes import CLASS_NAMES, DRAWING_VERSION, ShapesConfig, draw_dataset
+from .shapes import CLASS_NAMES, DRAWING_VERSION, draw_image
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -51,7 +48,6 @@ class Split:
     name: str
     seed: int
     num_images: int
-    config: ShapesConfig = field(default_factory=ShapesConfig)
 
     @property
     def dataset_name(self) -> str:
@@ -60,9 +56,7 @@ class Split:
     @property
     def folder_name(self) -> str:
         """Changes with everything that the images depend on."""
-        settings = json.dumps([DRAWING_VERSION, asdict(self)], sort_keys=True)
-        digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
-        return f"{self.dataset_name}_v{DRAWING_VERSION}_{digest}"
+        return f"{self.dataset_name}_v{DRAWING_VERSION}_{self.seed}_{self.num_images}"
 
 
 SPLITS = (Split("train", seed=1, num_images=1000), Split("val", seed=2, num_images=200))
@@ -132,38 +126,42 @@ def cache_root() -> str:
 def _draw(split: Split, folder: str) -> None:
     import cv2  # Needed for nothing else here.
 
-    name, place = split.dataset_name, printable(folder)
-    logger.info(f"Drawing the {split.num_images} images of {name} into {place} ...")
-    start = time.perf_counter()
+    count, where = split.num_images, printable(folder)
+    logger.info(f"Drawing the {count} images of {split.dataset_name} into {where} ...")
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     # Next to the folder, because a rename is atomic only within a file system.
-    temporary = tempfile.mkdtemp(prefix=f"{split.folder_name}.", dir=os.path.dirname(folder))
-    try:
-        os.mkdir(os.path.join(temporary, IMAGES))
-        num_written = 0
-
-        def write_image(file_name: str, image: np.ndarray) -> None:
-            nonlocal num_written
-            path = os.path.join(temporary, IMAGES, file_name)
-            written, content = cv2.imencode(os.path.splitext(file_name)[1], image)
-            if not written:
-                raise OSError(f"{path}: OpenCV cannot encode this format")
+    prefix, parent = f"{split.folder_name}.", os.path.dirname(folder)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as temporary:
+        drawn = os.path.join(temporary, "drawn")
+        os.makedirs(os.path.join(drawn, IMAGES))
+        for i in range(1, split.num_images + 1):
+            image, objects = draw_image(split.seed, i - 1)
+            file_name, (height, width) = f"{i:06d}.png", image.shape[:2]
             # imwrite crashes on a folder whose name is not UTF-8.
-            with open(path, "wb") as f:
-                f.write(content.tobytes())
-            num_written += 1
-            if num_written % 250 == 0:
-                seconds = time.perf_counter() - start
-                logger.info(f"{num_written}/{split.num_images} images, {seconds:.1f} s")
-
-        contents = draw_dataset(split.config, split.seed, split.num_images, write_image)
-        with open(os.path.join(temporary, ANNOTATIONS), "w", encoding="utf-8") as f:
-            json.dump(contents, f)
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are private to one user
+            with open(os.path.join(drawn, IMAGES, file_name), "wb") as file:
+                file.write(cv2.imencode(".png", image)[1].tobytes())
+            images.append({"id": i, "file_name": file_name, "height": height, "width": width})
+            for x in objects:
+                annotations.append({"id": len(annotations) + 1, "image_id": i, **x})
+        contents = {
+            "info": {
+                "description": "Shapes drawn by ga_detectron2",
+                "version": f"{DRAWING_VERSION}",
+            },
+            "licenses": [],
+            "images": images,
+            "annotations": annotations,
+            "categories": [
+                {"id": i, "name": name, "supercategory": "shape"}
+                for i, name in enumerate(CLASS_NAMES, 1)
+            ],
+        }
+        with open(os.path.join(drawn, ANNOTATIONS), "w", encoding="utf-8") as file:
+            json.dump(contents, file)
         # A folder without annotations is left over from an interrupted run.
         shutil.rmtree(folder, ignore_errors=True)
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.rename(drawn, folder)
 
 
 class _ShapesHandler(PathHandler):

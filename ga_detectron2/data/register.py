@@ -20,6 +20,7 @@ from .findings import Findings
 __all__ = [
     "DatasetArgument",
     "adopt_dataset",
+    "check_files",
     "has_reorderable_classes",
     "parse_dataset_argument",
     "register_datasets",
@@ -52,6 +53,19 @@ def parse_dataset_argument(argument: str) -> DatasetArgument:
         raise DataError(f"dataset argument {argument!r} should be {_FORM}")
     name, json_file, image_root = parts
     return DatasetArgument(name, os.path.expanduser(json_file), os.path.expanduser(image_root))
+
+
+def check_files(dataset: DatasetArgument) -> None:
+    """Check that a dataset's JSON and image folder exist.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    name, json_file, image_root = dataset
+    if not os.path.isfile(json_file):
+        raise DataError(f"dataset '{name}': there is no annotation file {json_file}")
+    if not os.path.isdir(image_root):
+        raise DataError(f"dataset '{name}': there is no image folder {image_root}")
 
 
 def register_datasets(arguments: Iterable[str]) -> list[str]:
@@ -145,11 +159,8 @@ def _read_metadata(dataset: DatasetArgument) -> dict[str, Any]:
     Raises:
         DataError: it cannot.
     """
+    check_files(dataset)
     name, json_file, image_root = dataset
-    if not os.path.isfile(json_file):
-        raise DataError(f"dataset '{name}': there is no annotation file {json_file}")
-    if not os.path.isdir(image_root):
-        raise DataError(f"dataset '{name}': there is no image folder {image_root}")
     findings = Findings()
     data = read_coco_file(name, json_file, image_root, findings)
     refuse_errors(name, json_file, findings)

@@ -1,19 +1,18 @@
-"""A drawn dataset: five kinds of shapes, unusual aspect ratios, textured backgrounds.
+"""Drawn images: five kinds of shapes, unusual aspect ratios, textured backgrounds.
 
-An image depends only on the settings, a seed and its index, bit for bit on every machine: random
-numbers come from PCG64 through :meth:`numpy.random.Generator.random` and ``bytes``, and pixels are
-computed in integers. Increase :data:`DRAWING_VERSION` with every change of the images.
+An image depends only on a seed and its index, bit for bit on every machine: random numbers come
+from PCG64 through :meth:`numpy.random.Generator.random` and ``bytes``, and pixels are computed in
+integers. Increase :data:`DRAWING_VERSION` with every change of the images.
 """
 
 import colorsys
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CLASS_NAMES", "DRAWING_VERSION", "ShapesConfig", "draw_dataset", "draw_image"]
+__all__ = ["CLASS_NAMES", "DRAWING_VERSION", "draw_image"]
 
 DRAWING_VERSION = 1
 """Part of the name of the folder with the images; a new number leads to new images."""
@@ -21,55 +20,40 @@ DRAWING_VERSION = 1
 CLASS_NAMES = ("bar", "ellipse", "triangle", "cross", "ring")
 """Class names; category ids of the annotations are 1, 2, ... in this order."""
 
+# Lengths are in pixels; a shape's size is the square root of its box's area.
+IMAGE_SIZE, IMAGE_SIZE_JITTER = 192, 32
+"""Height and width are drawn independently from the one plus or minus the other."""
+MAX_OBJECTS = 6
+EMPTY_FRACTION = 0.05
+"""Share of images without a shape; the others hold 1 to ``MAX_OBJECTS``."""
+MIN_SIZE, MAX_SIZE_FRACTION = 8.0, 0.5
+"""Sizes of the smallest shape, and of the largest as a share of the image's shorter side."""
+SIZE_SKEW = 0.6
+"""The logarithm of the size lies at ``u ** SIZE_SKEW`` of its range, u uniform in [0, 1): at 1
+every octave is as frequent as any other, below 1 tiny shapes are rarer."""
+MAX_ASPECT_RATIO = 8.0
+"""Ratios of width to height reach from 1/this to this, log-uniformly, as far as the limits of the
+sides let a shape of its size."""
+MIN_SIDE, MAX_SIDE_FRACTION = 6.0, 0.9
+"""Limits of a box's sides; the upper one as a share of the image's side."""
+MIN_VISIBLE = 0.8
+"""A shape is placed only where every earlier one keeps this share of its pixels visible, so that
+no shape is mostly hidden and all are annotated."""
+PLACEMENTS = 20
+"""Positions tried before a shape is left out."""
+HUE_JITTER = 0.06
+"""Variation of the hue of a class, as a share of the colour circle."""
+TEXTURE, NOISE = 28, 10
+"""Amplitudes of the background's blotches and of the noise on every pixel, in grey levels."""
+
 Polygon = list[tuple[int, int]]
 """Vertices (x, y) in quarters of a pixel, so that edges can be tested in integers."""
 
 _UNIT = 4  # quarters in a pixel
 _ELLIPSE_VERTICES = 40
-_PLACEMENTS = 20  # positions tried before a shape is left out
 
 
-@dataclass(frozen=True)
-class ShapesConfig:
-    """Settings. Lengths are in pixels; a shape's size is the square root of its box's area."""
-
-    image_size: int = 192
-    """Mean height and width of an image."""
-    image_size_jitter: int = 32
-    """Height and width are drawn independently from ``image_size`` plus or minus this."""
-    max_objects: int = 6
-    """An image that is not empty holds 1 to this many shapes."""
-    empty_fraction: float = 0.05
-    """Share of images without a shape."""
-    min_size: float = 8.0
-    """Size of the smallest shape."""
-    max_size_fraction: float = 0.5
-    """Size of the largest shape, as a share of the image's shorter side."""
-    size_skew: float = 0.6
-    """The logarithm of the size lies at ``u ** size_skew`` of its range, u uniform in [0, 1): at 1
-    every octave is as frequent as any other, below 1 tiny shapes are rarer."""
-    max_aspect_ratio: float = 8.0
-    """Ratios of width to height reach from 1/this to this, log-uniformly, as far as
-    ``min_side`` and ``max_side_fraction`` let a shape of its size."""
-    min_side: float = 6.0
-    """No side of a box is shorter."""
-    max_side_fraction: float = 0.9
-    """No side of a box is longer than this share of the image's."""
-    min_visible: float = 0.8
-    """A shape is placed only where every earlier one keeps this share of its pixels visible, so
-    that no shape is mostly hidden and all are annotated."""
-    hue_jitter: float = 0.06
-    """Variation of the hue of a class, as a share of the colour circle. From 0.1 on the hues of
-    neighbouring classes overlap; at 0.5 hue and class are independent."""
-    texture: int = 28
-    """Amplitude of the background's blotches, in grey levels."""
-    noise: int = 10
-    """Amplitude of the noise on every pixel, in grey levels."""
-
-
-def draw_image(
-    config: ShapesConfig, seed: int, index: int
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def draw_image(seed: int, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Draw one image, independently of all others.
 
     Returns:
@@ -79,34 +63,34 @@ def draw_image(
         of the whole shape, including hidden parts) and ``iscrowd``; no ids.
     """
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
-    jitter = config.image_size_jitter
-    height, width = (config.image_size - jitter + _below(rng, 2 * jitter + 1) for _ in range(2))
-    image, bright = _draw_background(rng, config, height, width)
+    shortest, choices = IMAGE_SIZE - IMAGE_SIZE_JITTER, 2 * IMAGE_SIZE_JITTER + 1
+    height, width = (shortest + _below(rng, choices) for _ in range(2))
+    image, bright = _draw_background(rng, height, width)
 
     annotations: list[dict[str, Any]] = []
-    is_empty = rng.random() < config.empty_fraction
-    num_objects = 0 if is_empty else 1 + _below(rng, config.max_objects)
+    is_empty = rng.random() < EMPTY_FRACTION
+    num_objects = 0 if is_empty else 1 + _below(rng, MAX_OBJECTS)
     # The visible shape of each pixel: its index from 1, 0 for the background.
     seen = np.zeros((height, width), np.int64)
     pixels_of = [0]
     for _ in range(num_objects):
         class_index = _below(rng, len(CLASS_NAMES))
-        box_width, box_height = _draw_box_size(rng, config, height, width)
+        box_width, box_height = _draw_box_size(rng, height, width)
         polygons = _OUTLINES[CLASS_NAMES[class_index]](rng, box_width, box_height)
         mask = _fill(polygons, box_width, box_height)
-        for _ in range(_PLACEMENTS):
+        for _ in range(PLACEMENTS):
             x, y = _below(rng, width - box_width + 1), _below(rng, height - box_height + 1)
             window = np.s_[y : y + box_height, x : x + box_width]
             after = seen.copy()
             after[window][mask] = len(pixels_of)
             visible = np.bincount(after.ravel(), minlength=len(pixels_of) + 1)[1:-1]
-            if np.all(visible >= config.min_visible * np.array(pixels_of[1:])):
+            if np.all(visible >= MIN_VISIBLE * np.array(pixels_of[1:])):
                 break
         else:
             continue
         seen = after
         pixels_of.append(int(mask.sum()))
-        _paint(rng, config, image[window], mask, class_index, dark=bright)
+        _paint(rng, image[window], mask, class_index, dark=bright)
         annotations.append(
             {
                 "category_id": class_index + 1,
@@ -120,43 +104,8 @@ def draw_image(
             }
         )
 
-    noise = _noise(rng, image.shape, config.noise)
+    noise = _noise(rng, image.shape, NOISE)
     return np.clip(image + noise, 0, 255).astype(np.uint8), annotations
-
-
-def draw_dataset(
-    config: ShapesConfig,
-    seed: int,
-    num_images: int,
-    write_image: Callable[[str, np.ndarray], None],
-) -> dict[str, Any]:
-    """Draw ``num_images`` images and pass each to ``write_image(file_name, image)``.
-
-    Returns:
-        the annotations as the contents of a COCO JSON file. Ids of images, annotations and
-        categories count from 1.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in range(num_images):
-        image, objects = draw_image(config, seed, index)
-        file_name = f"{index + 1:06d}.png"
-        write_image(file_name, image)
-        height, width = image.shape[:2]
-        images.append({"id": index + 1, "file_name": file_name, "height": height, "width": width})
-        for annotation in objects:
-            ids = {"id": len(annotations) + 1, "image_id": index + 1}
-            annotations.append({**ids, **annotation})
-    return {
-        "info": {"description": "Shapes drawn by ga_detectron2", "version": str(DRAWING_VERSION)},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": i + 1, "name": name, "supercategory": "shape"}
-            for i, name in enumerate(CLASS_NAMES)
-        ],
-    }
 
 
 # -- Randomness ------------------------------------------------------------------------------------
@@ -183,23 +132,21 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], amplitude: int) -> 
 # -- Geometry of the shapes ------------------------------------------------------------------------
 
 
-def _draw_box_size(
-    rng: np.random.Generator, config: ShapesConfig, height: int, width: int
-) -> tuple[int, int]:
+def _draw_box_size(rng: np.random.Generator, height: int, width: int) -> tuple[int, int]:
     """Width and height of a box, in whole pixels."""
-    max_size = config.max_size_fraction * min(height, width)
-    position = float(rng.random()) ** config.size_skew
-    size = config.min_size * (max_size / config.min_size) ** position
+    max_size = MAX_SIZE_FRACTION * min(height, width)
+    position = float(rng.random()) ** SIZE_SKEW
+    size = MIN_SIZE * (max_size / MIN_SIZE) ** position
     # ratio = (width / size)^2 = (size / height)^2; each side has a lower and an upper limit
     most = min(
-        config.max_aspect_ratio,
-        (size / config.min_side) ** 2,
-        (config.max_side_fraction * width / size) ** 2,
+        MAX_ASPECT_RATIO,
+        (size / MIN_SIDE) ** 2,
+        (MAX_SIDE_FRACTION * width / size) ** 2,
     )
     least = max(
-        1 / config.max_aspect_ratio,
-        (config.min_side / size) ** 2,
-        (size / (config.max_side_fraction * height)) ** 2,
+        1 / MAX_ASPECT_RATIO,
+        (MIN_SIDE / size) ** 2,
+        (size / (MAX_SIDE_FRACTION * height)) ** 2,
     )
     root = math.exp(_between(rng, math.log(least), math.log(most)) / 2)
     return round(size * root), round(size / root)
@@ -320,9 +267,7 @@ def _stripes(rng: np.random.Generator, height: int, width: int, checks: bool) ->
     return pattern % 2 * 2 - 1
 
 
-def _draw_background(
-    rng: np.random.Generator, config: ShapesConfig, height: int, width: int
-) -> tuple[np.ndarray, bool]:
+def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, bool]:
     """A canvas (height, width, 3) int32, and whether it is a bright one."""
     import cv2  # Needed only where images are drawn.
 
@@ -331,21 +276,20 @@ def _draw_background(
     image = np.empty((height, width, 3), np.int32)
     image[:] = _bgr(rng.random(), _between(rng, 0.0, 0.3), value)
     # Blotches of two sizes: coarse ones in colour, finer ones in grey.
-    for cells, channels, amplitude in ((4, 3, config.texture), (16, 1, config.texture // 2)):
+    for cells, channels, amplitude in ((4, 3, TEXTURE), (16, 1, TEXTURE // 2)):
         coarse = _bytes(rng, (cells, cells, channels))
         # OpenCV's "exact" interpolation is the same on every processor.
         fine = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         blotches = fine.reshape(height, width, channels).astype(np.int32) - 128
         image += blotches * amplitude // 128
     if rng.random() < 0.5:
-        amplitude = config.texture // 4
+        amplitude = TEXTURE // 4
         image += amplitude * _stripes(rng, height, width, rng.random() < 0.3)[:, :, None]
     return image, bright
 
 
 def _paint(
     rng: np.random.Generator,
-    config: ShapesConfig,
     canvas: np.ndarray,
     mask: np.ndarray,
     class_index: int,
@@ -355,7 +299,7 @@ def _paint(
     import cv2  # Needed only where images are drawn.
 
     height, width = mask.shape
-    hue = class_index / len(CLASS_NAMES) + _between(rng, -config.hue_jitter, config.hue_jitter)
+    hue = class_index / len(CLASS_NAMES) + _between(rng, -HUE_JITTER, HUE_JITTER)
     value = _between(rng, 0.25, 0.45) if dark else _between(rng, 0.8, 1.0)
     paint = np.empty((height, width, 3), np.int32)
     paint[:] = _bgr(hue, _between(rng, 0.75, 1.0), value)

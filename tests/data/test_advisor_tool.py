@@ -19,7 +19,6 @@ from ga_detectron2.data.check.objects import (
     take_objects,
     with_changes,
 )
-from ga_detectron2.data.check.statistics import positive_iou
 from ga_detectron2.engine import load_config
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 from ga_detectron2.modeling.matching import MatchRule
@@ -55,26 +54,21 @@ def many_objects(tmp_path: Path, sizes: list[tuple[int, int]]) -> Any:
     return read_coco_file(*find_dataset(f"{path}:{tmp_path}"), Findings())
 
 
-def test_clean_data_set(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_clean_dataset(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     argument = write_dataset(tmp_path, make_contents())
     written = tmp_path / "new" / "out.json"
     tool.main([argument, "--config-file", SMALL, "--json", str(written)])
     printed, progress = capsys.readouterr()
     assert "set: 2 images, 3 annotations, 2 categories" in printed
     assert "No fault was found." in printed
-    assert f"the results are in {written}" in printed
     assert "2/2" in progress
     found = json.loads(written.read_text())
     assert found["findings"] == []
     shapes = found["shapes"]
-    assert shapes["objects"] == 3
-    assert shapes["geometry"]["strides"] == [4, 8, 16, 32, 64]
-    assert shapes["geometry"]["base_scale"] == 4
     # 60 x 90 pixels to 192 x 288: squares of 16 to 256 pixels, objects of 78, 72 and 235.
-    assert [x["objects"] for x in shapes["levels"]["levels"]] == [0, 0, 2, 0, 1]
-    assert shapes["fit"]["all"]["objects"] == 3
+    assert [x["objects"] for x in shapes["levels"]] == [0, 0, 2, 0, 1]
+    assert shapes["fit"]["all"]["objects"] == shapes["objects"] == 3
     assert all(sentence in printed for sentence in shapes["advice"]["sentences"])
-    assert shapes["gain"]["sentence"] in printed
 
 
 def test_errors_and_pictures(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -90,8 +84,8 @@ def test_errors_and_pictures(tool, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_mistakes(tool, tmp_path: Path) -> None:
     argument = write_dataset(tmp_path, make_contents())
-    with pytest.raises(SystemExit, match="error: there is no dataset 'nothing'"):
-        tool.main(["nothing", "--config-file", SMALL])
+    with pytest.raises(SystemExit, match=r"error: .*no dataset 'ga_shape', did you mean 'ga_shapes"):
+        tool.main(["ga_shape", "--config-file", SMALL])
     (tmp_path / "set.json").write_text("{")
     with pytest.raises(SystemExit, match=r"error: .*set\.json is not a JSON file"):
         tool.main([argument, "--config-file", SMALL])
@@ -108,17 +102,10 @@ def test_no_objects(tool, tmp_path: Path, capsys: pytest.CaptureFixture) -> None
     assert "nothing can be said about shapes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("config", "strides", "scale", "rule"),
-    [
-        ("ga_faster_R_50", (4, 8, 16, 32, 64), 8, (0.3, 0.7)),
-        ("ga_retinanet_R_101", (8, 16, 32, 64, 128), 4, (0.4, 0.5)),
-    ],
-)
-def test_settings_of_published_models(config, strides, scale, rule) -> None:
-    found = settings_of(load_config(str(PROJECT / "configs" / f"{config}.yaml")))
-    assert (found.strides, found.base_scale) == (strides, scale)
-    assert (found.shape_rule.min_positive_iou, positive_iou(found)) == rule
+def test_settings_of_a_published_model() -> None:
+    found = settings_of(load_config(str(PROJECT / "configs" / "ga_retinanet_R_101.yaml")))
+    assert (found.strides, found.base_scale) == ((8, 16, 32, 64, 128), 4)
+    assert found.shape_rule.min_positive_iou == 0.4
 
 
 def test_input_size_of_several() -> None:
@@ -152,37 +139,31 @@ SETTINGS = GuidedAnchoring(
 def test_small_objects_want_small_squares(tmp_path: Path) -> None:
     data = many_objects(tmp_path, [(9, 9)] * 40 + [(12, 12)] * 40)
     found = advise(data, InputSize(480, 640), SETTINGS)
-    assert found["current"]["without_target"] == 1  # at most 12^2 of 32^2 pixels
-    assert found["current"]["score"] == 0
-    assert found["base_scale"]["change"]
-    assert found["base_scale"]["best"]["base_scale"] in (3, 4)
-    assert "Set MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE" in found["sentences"][0]
-    assert found["input"]["best"]["shorter_side"] > 480
+    current = next(x for x in found.base_scales if x.base_scale == 8)
+    assert (current.without_target, current.score) == (1, 0)  # at most 12^2 of 32^2 pixels
+    assert found.best["base_scale"].base_scale in (3, 4)
+    assert found.best["input"].shorter_side > 480
+    assert found.sentences[0].startswith("Set MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE")
 
 
 def test_large_squares_do_for_objects_of_their_size(tmp_path: Path) -> None:
     data = many_objects(tmp_path, [(32 * k, 32 * k) for k in (1, 2, 4, 8)] * 10)
     found = advise(data, InputSize(480, 640), SETTINGS)
-    assert found["base_scale"]["best"]["base_scale"] >= 8
-    assert not found["aspect_ratios"]["change"]
-    assert found["strides"]["best"]["strides"] == (4, 8, 16, 32, 64)
+    assert found.best["base_scale"].base_scale >= 8
+    assert found.best["aspect_ratios"].aspect_ratios == SETTINGS.aspect_ratios
+    assert found.best["strides"].strides == (4, 8, 16, 32, 64)
     shapes = describe_shapes(data, InputSize(480, 640), SETTINGS)
     assert shapes["fit"]["all"]["approximate"]["recall_70"] > 0.9
-    assert shapes["gain"]["verdict"] in ("no gain", "small gain")
-    assert "promise" in format_shapes(shapes)
+    assert "promise a gain" not in format_shapes(shapes)
 
 
 def test_poles_promise_a_gain(tmp_path: Path) -> None:
     data = many_objects(tmp_path, [(12, 96), (96, 12), (20, 160), (40, 320)] * 10)
     shapes = describe_shapes(data, InputSize(480, 640), SETTINGS)
-    gain, fitted = shapes["gain"], shapes["fit"]["all"]
-    assert gain["verdict"] == "gain"
-    assert gain["from_elongated"] == pytest.approx(1)
+    assert "promise a gain" in format_shapes(shapes)
     # A ratio of 8 in one of 2 of the same area: the longer side is half covered or so.
-    assert fitted["approximate"]["recall_70"] == 0
-    assert fitted["forced"] + fitted["without_shape_target"] == 40
-    assert shapes["advice"]["aspect_ratios"]["change"]
-    assert 8 in shapes["advice"]["aspect_ratios"]["best"]["aspect_ratios"]
+    assert shapes["fit"]["all"]["approximate"]["recall_70"] == 0
+    assert 8 in shapes["advice"]["best"]["aspect_ratios"]["aspect_ratios"]
 
 
 @pytest.mark.photographs
@@ -192,8 +173,8 @@ def test_coco_wants_the_published_settings(shared_folder: Path) -> None:
     argument = f"{coco}/annotations/instances_train2017.json:{coco}/train2017"
     data = read_coco_file(*find_dataset(argument), Findings())
     found = advise(data, InputSize(800, 1333), SETTINGS)
-    assert found["base_scale"]["best"]["base_scale"] == 8
-    assert found["strides"]["best"]["strides"] == (4, 8, 16, 32, 64)
-    assert found["input"]["best"]["shorter_side"] == 800
+    assert found.best["base_scale"].base_scale == 8
+    assert found.best["strides"].strides == (4, 8, 16, 32, 64)
+    assert found.best["input"].shorter_side == 800
     others = with_changes(SETTINGS, strides=(8, 16, 32, 64, 128), base_scale=4)
-    assert advise(data, InputSize(800, 1333), others)["base_scale"]["best"]["base_scale"] == 4
+    assert advise(data, InputSize(800, 1333), others).best["base_scale"].base_scale == 4

@@ -19,7 +19,7 @@ from ga_detectron2.data.check import (
 )
 from ga_detectron2.data.check.objects import find_dataset
 from ga_detectron2.data.coco import CocoFile
-from ga_detectron2.data.findings import ERROR, KINDS, NOTE, WARNING
+from ga_detectron2.data.findings import ERROR, NOTE, WARNING
 from ga_detectron2.errors import DataError
 
 from .coco_files import added, changed, make_contents, write_dataset
@@ -38,33 +38,21 @@ def counts(findings: Findings) -> dict[str, int]:
     return {x.kind: x.count for x in findings.in_order()}
 
 
-def box(*values: Any) -> dict[str, Any]:
+def box(*values: float) -> dict[str, Any]:
     """The contents with another box in the first annotation."""
-    area = values[2] * values[3] if len(values) == 4 and None not in values else 600
-    return changed("annotations", 0, bbox=list(values), area=area if area > 0 else 1)
+    return changed("annotations", 0, bbox=list(values), area=max(values[2] * values[3], 1))
 
-
-NAN, INF = math.nan, math.inf
 
 FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
-    (
-        changed("images", 1, width=0),
-        {"image_malformed": 1, "annotation_without_image": 1},
-    ),
-    (changed("annotations", 1, bbox=None), {"annotation_malformed": 1, "category_unused": 1}),
+    (changed("images", 1, width=0), {"image_malformed": 1, "annotation_without_image": 1}),
+    (changed("annotations", 1, image_id=None), {"annotation_malformed": 1, "category_unused": 1}),
     (changed("categories", 1, name=None), {"category_malformed": 1, "category_undeclared": 1}),
     (added("images", 1, file_name="3.png"), {"image_id_twice": 1, "image_empty": 1}),
     (added("images", 0, id=3), {"file_twice": 1, "image_empty": 1}),
     (added("annotations", 0, bbox=[1, 1, 9, 9], area=81), {"annotation_id_twice": 1}),
     (added("categories", 0, name="car"), {"category_id_twice": 1}),
     (added("categories", 0, id=4), {"category_name_twice": 1, "category_unused": 1}),
-    (changed("annotations", 0, image_id=8), {"annotation_without_image": 1}),
-    (changed("annotations", 0, category_id=8), {"category_undeclared": 1}),
-    (changed("annotations", 1, category_id=7), {"category_unused": 1}),
-    (box(1, 2, 3), {"box_malformed": 1}),
-    (box(1, 2, None, 4), {"box_malformed": 1}),
-    (box(NAN, 2, 3, 4), {"box_malformed": 1}),
-    (box(1, 2, INF, 4), {"box_malformed": 1}),
+    (box(math.nan, 2, 3, 4), {"box_malformed": 1}),
     (box(40, 10, -30, 20), {"box_negative": 1}),
     (box(40, 10, 30, 0), {"box_empty": 1}),
     (box(40, 10, 30, 0.5), {"box_degenerate": 1}),
@@ -75,8 +63,6 @@ FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
     (box(70, 10, 20.9, 20), {}),  # within the tolerance
     (added("annotations", 0, id=9), {"box_twice": 1}),
     (changed("annotations", 0, area=None), {"field_filled": 1}),
-    (changed("annotations", 0, iscrowd=None), {"field_filled": 1}),
-    (changed("annotations", 0, iscrowd=2), {"annotation_malformed": 1}),
     (changed("annotations", 0, area=-1), {"area_wrong": 1}),
     (changed("annotations", 0, area=1000), {"area_wrong": 1}),
     (changed("annotations", 0, area=100), {}),  # of a mask, less than its box
@@ -84,10 +70,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
     (changed("annotations", 0, id=0), {"annotation_id_unusable": 1}),
     (changed("annotations", 0, segmentation=[[1, 1, 5, 5]]), {"polygon_degenerate": 1}),
     (changed("annotations", 0, segmentation=[[1, 1, 5, 5], [1, 1, 5, 5, 1, 5]]), {}),
-    (changed("annotations", 0, segmentation=[]), {}),
-    (changed("annotations", 0, iscrowd=1), {"crowd": 1}),
     (changed("annotations", 2, iscrowd=1), {"crowd": 1, "image_empty": 1}),
-    (make_contents(), {}),
 ]
 
 
@@ -161,25 +144,17 @@ def test_truncated_image_is_found_by_decoding_it(tmp_path: Path) -> None:
     assert counts(findings) == {"image_unreadable": 1}
 
 
-def test_severities_and_text(tmp_path: Path) -> None:
-    assert {severity for severity, _ in KINDS.values()} == {ERROR, WARNING, NOTE}
+def test_text_of_findings(tmp_path: Path) -> None:
     contents = changed("annotations", 0, bbox=[90, 10, 30, 20])
     contents["annotations"][2]["iscrowd"] = 1
     _, findings = inspect(tmp_path, contents)
     assert (findings.count(ERROR), findings.count(WARNING), findings.count(NOTE)) == (1, 0, 2)
-    text = format_findings(findings)
-    assert text.splitlines()[1].strip() == "annotation 1 of 1.png, bbox [90, 10, 30, 20]"
-    assert text.endswith("1 error, 0 warnings.")
-    _, clean = inspect(tmp_path, make_contents())
-    assert format_findings(clean) == "No fault was found."
-
-
-def test_few_examples_of_many_cases() -> None:
-    findings = Findings()
-    findings.add("crowd", (f"case {i}" for i in range(1000)))
-    assert findings["crowd"].count == 1000
-    assert len(findings["crowd"].examples) <= 20
-    assert "and 997 more" in format_findings(findings)
+    findings.add("box_twice", (f"case {i}" for i in range(1000)))
+    assert len(findings["box_twice"].examples) <= 20
+    lines = format_findings(findings).splitlines()
+    assert lines[1].strip() == "annotation 1 of 1.png, bbox [90, 10, 30, 20]"
+    assert "and 997 more" in lines[6]
+    assert lines[-1] == "1 error, 1000 warnings."
 
 
 def test_names_and_missing_files(tmp_path: Path) -> None:
@@ -190,25 +165,9 @@ def test_names_and_missing_files(tmp_path: Path) -> None:
     assert name == "ga_shapes_val"
     assert len(json.loads(Path(json_file).read_text())["images"]) == 200
     assert (Path(folder) / "000001.png").is_file()
-    with pytest.raises(ValueError, match="there is no dataset 'ga_shape'"):
-        find_dataset("ga_shape")
-    with pytest.raises(DataError, match=r"there is no file .*no\.json"):
+    with pytest.raises(DataError, match="'nothing' is not from a COCO JSON"):
+        find_dataset("nothing")
+    with pytest.raises(DataError, match=r"there is no annotation file .*no\.json"):
         find_dataset(f"{tmp_path}/no.json:{tmp_path}")
-    with pytest.raises(DataError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no image folder .*nowhere"):
         find_dataset(f"{tmp_path}/set.json:{tmp_path}/nowhere")
-
-
-@pytest.mark.parametrize(
-    ("contents", "message"),
-    [
-        ([], "is not a COCO"),
-        ({**make_contents(), "annotations": {}}, "no list 'annotations'"),
-        ({**make_contents(), "images": []}, "'images' is empty"),
-    ],
-)
-def test_other_json_is_refused(tmp_path: Path, contents: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        inspect(tmp_path, contents)
-    (tmp_path / "set.json").write_bytes(b"\xff{")
-    with pytest.raises(ValueError, match="is not a JSON file"):
-        read_coco_file("x", str(tmp_path / "set.json"), str(tmp_path), Findings())

@@ -7,16 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    build_detection_train_loader,
-    detection_utils,
-)
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.file_io import PathManager
@@ -73,21 +66,6 @@ def test_two_processes_at_the_same_time(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [SPLITS[1].folder_name]
 
 
-@pytest.mark.slow
-def test_splits_match_their_settings(cache):
-    for name, num_images in (("ga_shapes_train", 1000), ("ga_shapes_val", 200)):
-        records = DatasetCatalog.get(name)
-        assert len(records) == num_images
-        assert len({r["image_id"] for r in records}) == num_images
-        num_classes = len(MetadataCatalog.get(name).thing_classes)
-        seen = {a["category_id"] for r in records for a in r["annotations"]}
-        assert seen == set(range(num_classes))
-        image = cv2.imread(records[-1]["file_name"])
-        assert image.shape[:2] == (records[-1]["height"], records[-1]["width"])
-    first = [DatasetCatalog.get(s.dataset_name)[0]["annotations"] for s in SPLITS]
-    assert first[0] != first[1]
-
-
 def test_evaluator_without_the_data_gives_full_marks_to_the_truth(tmp_path, monkeypatch):
     """What --eval-only needs: nothing is drawn before the evaluator is made."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
@@ -106,18 +84,6 @@ def test_evaluator_without_the_data_gives_full_marks_to_the_truth(tmp_path, monk
     assert results["AP"] == pytest.approx(100)
     for name in MetadataCatalog.get("ga_shapes_val").thing_classes:
         assert results[f"AP-{name}"] == pytest.approx(100)
-
-
-def test_batches_of_detectron2s_loader_hold_different_sizes(cache):
-    cfg = get_cfg()
-    cfg.DATASETS.TRAIN = ("ga_shapes_val",)
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    cfg.SOLVER.IMS_PER_BATCH = 8
-    cfg.INPUT.MIN_SIZE_TRAIN = (192,)
-    batch = next(iter(build_detection_train_loader(cfg)))
-    assert len({tuple(x["image"].shape) for x in batch}) > 1
-    assert sum(len(x["instances"]) for x in batch) > 0
 
 
 def test_uris_open_like_files(cache):
@@ -142,21 +108,6 @@ def test_registering_twice_and_importing_again(cache):
     embedded.register_embedded_datasets()
     assert MetadataCatalog.get("ga_shapes_val").as_dict() == before
     assert len(DatasetCatalog.get("ga_shapes_val")) == 200
-
-
-def test_folder_name_depends_on_the_settings(monkeypatch):
-    names = {
-        split.folder_name
-        for split in (
-            Split("val", 2, 200),
-            Split("val", 3, 200),
-            Split("val", 2, 201),
-            Split("val", 2, 200, embedded.ShapesConfig(noise=5)),
-        )
-    }
-    assert len(names) == 4
-    monkeypatch.setattr(embedded, "DRAWING_VERSION", embedded.DRAWING_VERSION + 1)
-    assert embedded.Split("val", 2, 200).folder_name not in names
 
 
 def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -19,7 +19,6 @@ from pycocotools.coco import COCO
 
 from ga_detectron2.data import build_train_loader, parse_dataset_argument, register_datasets
 from ga_detectron2.data.classes import check_num_classes, prepare_datasets
-from ga_detectron2.data.coco import coco_subset
 from ga_detectron2.data.embedded import CACHE_VARIABLE
 from ga_detectron2.data.records import get_records
 from ga_detectron2.errors import DataError
@@ -124,21 +123,10 @@ def test_unpublished_annotations(tmp_path: Path) -> None:
     assert [r["annotations"] for r in register(tmp_path, contents)] == [[], []]
 
 
-def test_subset_has_some_images_and_all_categories(tmp_path: Path) -> None:
-    write_dataset(tmp_path, make_contents())
-    out = tmp_path / "new" / "subset.json"
-    coco_subset(str(tmp_path / "set.json"), str(out), [2])
-    coco = COCO(str(out))
-    assert (coco.getImgIds(), coco.getAnnIds(), coco.getCatIds()) == ([2], [3], [7, 3])
-    with pytest.raises(ValueError, match=r"set\.json has no image with id 6, 7"):
-        coco_subset(str(tmp_path / "set.json"), str(out), [7, 1, 6])
-
-
-@pytest.mark.parametrize("split", ["train2017", "val2017"])
 @pytest.mark.photographs
-def test_photographs_load_as_with_detectron2(shared_folder: Path, split: str) -> None:
+def test_photographs_load_as_with_detectron2(shared_folder: Path) -> None:
     coco_tiny = shared_folder / "data" / "coco_tiny"
-    files = [str(coco_tiny / "annotations" / f"instances_{split}.json"), str(coco_tiny / split)]
+    files = [f"{coco_tiny}/annotations/instances_train2017.json", f"{coco_tiny}/train2017"]
     register_datasets([f"tiny={':'.join(files)}"])
     records = get_records("tiny", filter_empty=False)
     assert records == load_coco_json(*files, "theirs")
@@ -187,17 +175,14 @@ def test_legal_but_unusual_files_score_100(
     assert score("set", tmp_path) == pytest.approx(100)
 
 
-@pytest.mark.parametrize(
-    ("image_ids", "plain"),
-    [(["a", "b"], ["a", "b"]), ([2**53 + 1, 2**53 + 2], [2**53 + 1, 2**53 + 2])],
-)
-def test_image_ids_of_text_and_large_ones(tmp_path: Path, image_ids: list, plain: list) -> None:
+@pytest.mark.parametrize("image_ids", [["a", "b"], [2**53 + 1, 2**53 + 2]])
+def test_image_ids_of_text_and_large_ones(tmp_path: Path, image_ids: list) -> None:
     contents = make_contents()
     for image in contents["images"]:
         image["id"] = image_ids[image["id"] - 1]
     for annotation in contents["annotations"]:
         annotation["image_id"] = image_ids[annotation["image_id"] - 1]
-    assert [r["image_id"] for r in register(tmp_path, contents)] == plain
+    assert [r["image_id"] for r in register(tmp_path, contents)] == image_ids
     assert score("set", tmp_path) == pytest.approx(100)
 
 
@@ -337,7 +322,6 @@ def test_number_of_classes(architecture: str, node: str) -> None:
 # ----------------------------------------------------------------------------------- wrong files
 
 
-@pytest.mark.parametrize("in_python", [False, True])
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
@@ -349,23 +333,28 @@ def test_number_of_classes(architecture: str, node: str) -> None:
         (changed("annotations", 0, bbox=[1, 2, float("inf"), 3]), r"has the bbox \[1, 2, Inf"),
         (changed("annotations", 0, bbox=["1", 2, 3, 4]), "not four finite numbers"),
         (changed("annotations", 0, category_id=8), "of category 8, which is not among"),
-        (changed("annotations", 0, iscrowd=2), "has iscrowd 2, which is not 0 or 1"),
-        (changed("annotations", 0, segmentation=[5]), "neither polygons nor an RLE"),
-        (changed("annotations", 0, segmentation={"size": [4, 6]}), "neither polygons nor an RLE"),
-        (changed("annotations", 0, keypoints=[1, 2]), "keypoints that are not a list of x, y"),
+        (changed("annotations", 0, iscrowd=2), "has the iscrowd 2, which is not 0 or 1"),
+        (changed("annotations", 0, segmentation=[5]), "not a list of polygons or an RLE"),
+        (changed("annotations", 0, segmentation={"size": [4, 6]}), "of polygons or an RLE"),
+        (changed("annotations", 0, keypoints=[1, 2]), "is not a list of x, y, visibility"),
         (changed("images", 0, file_name=3), r"images\[0\] has the file_name 3"),
         (changed("images", 0, height=0), r"images\[0\] has the height 0"),
         (changed("images", 0, width=4.5), r"images\[0\] has the width 4\.5"),
         (changed("images", 1, id="b"), r"images\[1\] has the id 'b', but images\[0\] 1; all"),
         (changed("categories", 0, name=3), r"categories\[0\] has the name 3"),
-        (changed("categories", 0, keypoints=[7]), "keypoints that are not a list of names"),
+        (changed("categories", 0, keypoints=[7]), "which is not a list of names"),
         (added("images", 0), "image id 1 is used 2 times"),
         (added("annotations", 0), "annotation id 1 is used 2 times"),
         (added("categories", 0), "category id 7 is used 2 times"),
     ],
 )
-def test_unusable_file_is_refused_by_entry(
-    tmp_path: Path, contents: Any, message: str, in_python: bool
-) -> None:
+def test_unusable_file_is_refused_by_entry(tmp_path: Path, contents: Any, message: str) -> None:
     with pytest.raises(DataError, match=rf"dataset 'set': .*set\.json.*{message}"):
-        register(tmp_path, contents, in_python=in_python)
+        register(tmp_path, contents)
+
+
+def test_unusable_file_registered_in_python_is_refused(tmp_path: Path) -> None:
+    contents = changed("annotations", 0, bbox=[1, 2])
+    contents["annotations"][1]["bbox"] = None
+    with pytest.raises(DataError, match=r"'set': .*annotations\[0\] has the bbox .* \(2 errors;"):
+        register(tmp_path, contents, in_python=True)

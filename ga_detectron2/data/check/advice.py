@@ -9,7 +9,7 @@ No model is trained.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,23 +18,21 @@ from ga_detectron2.data.coco import CocoFile
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .fit import fit
-from .objects import InputSize, Objects, octaves_of, take_objects, with_changes
-from .statistics import positive_iou
+from .objects import InputSize, Objects, take_objects, with_changes
 
-__all__ = ["Trial", "advise"]
+__all__ = ["Advice", "Trial", "advise", "try_settings"]
 
 BASE_SCALES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 INPUT_FACTORS = (0.5, 0.75, 1.5, 2.0)
 WIDE_RATIOS = ((0.25, 0.5, 1.0, 2.0, 4.0), (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
 
-EQUAL = 0.01
-"""Scores that differ by less are equal: the present setting is kept."""
-WORTH = 0.04
-"""Score that a larger input must add for each doubling of the work."""
-LITTLE = 0.02
-"""Score that a smaller input may cost."""
-MUCH = 0.05
-"""Share of well covered objects that more aspect ratios must add."""
+MARGIN = 0.01
+"""The present setting is kept unless another is better by this score or share."""
+WORTH, COST = 0.04, 0.01
+"""Score that a larger input must add for each doubling of the work, and that a smaller one may
+lose for each halving."""
+RATIO_COST = 0.02
+"""Share of well covered objects that each further aspect ratio must add."""
 MAX_OBJECTS = 100_000
 """Number of objects above which a sample is used."""
 
@@ -63,9 +61,21 @@ class Trial:
     ideal: float
     score: float
 
-    @property
-    def first_square(self) -> float:
-        return self.base_scale * self.strides[0]
+
+@dataclass(frozen=True)
+class Advice:
+    """Recommended settings.
+
+    Attributes:
+        base_scales: trials of base scales, rising, with all else as it is.
+        best: for ``base_scale``, ``strides``, ``input`` and ``aspect_ratios`` the recommended
+            trial; strides and input are tried at all base scales.
+        sentences: one on each of these, that the present setting suits or what to set.
+    """
+
+    base_scales: list[Trial]
+    best: dict[str, Trial]
+    sentences: list[str]
 
 
 def advise(
@@ -73,88 +83,71 @@ def advise(
     input_size: InputSize,
     settings: GuidedAnchoring,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
-) -> dict[str, Any]:
+) -> Advice:
     """Try other base scales, strides, input sizes and aspect ratios, one after the other.
 
     Args:
         data: dataset with at least one object.
         input_size, settings: the present ones.
-        progress: wraps the list of trials, such as ``tqdm``.
-
-    Returns:
-        ``current``; under ``base_scale``, ``strides``, ``input`` and ``aspect_ratios`` each the
-        trials ``tried`` (other strides and inputs at their best base scale), the ``best``, and
-        ``change``, whether it is worth a change; and ``sentences`` that summarize all.
+        progress: wraps the list of strides and input sizes, such as ``tqdm``.
     """
-    scales = sorted({*BASE_SCALES, float(settings.base_scale)})
+    scales = [settings.base_scale, *(b for b in BASE_SCALES if b != settings.base_scale)]
     strides = [tuple(int(s * f) for s in settings.strides) for f in (0.5, 2)]
-    strides = [s for s in strides if s[0] >= 4]
-    ratios = [r for r in WIDE_RATIOS if not set(r) <= set(settings.aspect_ratios)]
-    plan: list[tuple[str, InputSize, GuidedAnchoring]] = []
-    for b in scales:
-        scaled = with_changes(settings, base_scale=b)
-        plan.append(("base_scale", input_size, scaled))
-        plan += [
-            ("strides", input_size, with_changes(scaled, strides=s)) for s in strides if s[0] >= 4
-        ]
-        if input_size.shorter:
-            plan += [("input", input_size.scaled(f), scaled) for f in INPUT_FACTORS]
-    plan += [("aspect_ratios", input_size, with_changes(settings, aspect_ratios=r)) for r in ratios]
+    inputs = [input_size.scaled(f) for f in INPUT_FACTORS] if input_size.shorter else []
+    options = [(input_size, settings.strides), *((input_size, s) for s in strides if s[0] >= 4)]
+    options += [(size, settings.strides) for size in inputs]
+    groups = []
+    for size, s in progress(options):
+        objects = _sample(take_objects(data, size))
+        candidates = [with_changes(settings, strides=s, base_scale=b) for b in scales]
+        groups.append([try_settings(objects, size, x) for x in candidates])
+    objects = _sample(take_objects(data, input_size))
+    candidates = [with_changes(settings, aspect_ratios=r) for r in WIDE_RATIOS]
+    ratios = [try_settings(objects, input_size, x) for x in candidates]
 
-    objects: dict[InputSize, Objects] = {}
-    tried: dict[str, list[Trial]] = {
-        key: [] for key in ("base_scale", "strides", "input", "aspect_ratios")
+    current = groups[0][0]
+    others = [max(group, key=lambda x: x.score) for group in groups[1:]]
+    scale = _recommend(current, groups[0])
+    best = {
+        "base_scale": scale,
+        "strides": _recommend(scale, [x for x in others if x.strides != current.strides]),
+        "input": _recommend(
+            scale,
+            [x for x in others if x.shorter_side != current.shorter_side],
+            lambda x: x.score - _price(x, current),
+        ),
+        "aspect_ratios": _recommend(
+            current, ratios, lambda x: x.positive - RATIO_COST * len(x.aspect_ratios)
+        ),
     }
-    for key, size, candidate in progress(plan):
-        if size not in objects:
-            objects[size] = _sample(take_objects(data, size))
-        tried[key].append(_try(objects[size], size, candidate))
-
-    current = next(x for x in tried["base_scale"] if x.base_scale == settings.base_scale)
-    best_scale = max([current, *tried["base_scale"]], key=lambda x: x.score)
-    tried["strides"] = [best_scale, *_best_by(tried["strides"], lambda x: x.strides)]
-    tried["input"] = [best_scale, *_best_by(tried["input"], lambda x: x.shorter_side)]
-    tried["aspect_ratios"].insert(0, current)
-    best_strides = max(tried["strides"], key=lambda x: x.score)
-    best_input = _choose_input(tried["input"])
-    best_ratios = _choose_ratios(tried["aspect_ratios"])
-    choices = {
-        "base_scale": (best_scale, best_scale.score > current.score + EQUAL),
-        "strides": (best_strides, best_strides.score > best_scale.score + EQUAL),
-        "input": (best_input, best_input.shorter_side != input_size.shorter),
-        "aspect_ratios": (best_ratios, best_ratios.positive > current.positive + MUCH),
-    }
-    tried["input"].sort(key=lambda x: x.shorter_side)
-    result: dict[str, Any] = {"current": asdict(current)}
-    for key, (best, change) in choices.items():
-        result[key] = {
-            "tried": [asdict(x) for x in tried[key]],
-            "best": asdict(best),
-            "change": change,
-        }
-    result["sentences"] = _sentences(current, best_scale, choices)
-    return result
+    present = {**dict.fromkeys(best, scale), "base_scale": current, "aspect_ratios": current}
+    sentences = [_sentence(key, present[key], trial) for key, trial in best.items()]
+    return Advice(sorted(groups[0], key=lambda x: x.base_scale), best, sentences)
 
 
-def _try(objects: Objects, input_size: InputSize, settings: GuidedAnchoring) -> Trial:
+def try_settings(objects: Objects, input_size: InputSize, settings: GuidedAnchoring) -> Trial:
+    """How settings suit objects at an input size."""
     found = fit(objects, settings)
-    octaves = octaves_of(objects.boxes, settings)
-    learned = found.approximate >= settings.shape_rule.min_positive_iou
-
-    def share(chosen: torch.Tensor) -> float:
-        return chosen.double().mean().item()
-
+    # Octaves from the first square: within half an octave of a level's square from -0.5 to L - 0.5.
+    sizes = objects.sizes.prod(dim=1).sqrt()
+    octaves = (sizes / (settings.base_scale * settings.strides[0])).log2()
+    rule = settings.shape_rule
+    learned = found.approximate >= rule.min_positive_iou
+    positive_iou = rule.thresholds[rule.labels.index(1) - 1]
+    shares = (
+        octaves < -0.5,
+        octaves >= len(settings.strides) - 0.5,
+        ~learned,
+        found.approximate >= positive_iou,
+        found.ideal,
+        found.ideal * learned,
+    )
     return Trial(
         input_size.shorter,
         tuple(settings.strides),
         settings.base_scale,
         tuple(settings.aspect_ratios),
-        share(octaves < -0.5),
-        share(octaves >= len(settings.strides) - 0.5),
-        share(~learned),
-        share(found.approximate >= positive_iou(settings)),
-        share(found.ideal),
-        share(found.ideal * learned),
+        *(share.double().mean().item() for share in shares),
     )
 
 
@@ -166,77 +159,41 @@ def _sample(objects: Objects) -> Objects:
     return Objects(*(x[chosen] for x in objects))
 
 
-def _best_by(trials: list[Trial], key: Callable[[Trial], Any]) -> list[Trial]:
-    """The best trial of each group, in the order of the groups' first trials."""
-    best: dict[Any, Trial] = {}
-    for trial in trials:
-        best[key(trial)] = max(best.get(key(trial), trial), trial, key=lambda x: x.score)
-    return list(best.values())
+def _recommend(
+    present: Trial, others: list[Trial], value: Callable[[Trial], float] = lambda x: x.score
+) -> Trial:
+    best = max(others, key=value, default=present)
+    return best if value(best) > value(present) + MARGIN else present
 
 
-def _choose_input(trials: list[Trial]) -> Trial:
-    """The first is the present one. A larger one must be worth its work, a smaller cost little."""
-    present, *others = trials
-    best = present
-    for trial in sorted(others, key=lambda x: x.shorter_side):
-        doublings = 2 * math.log2(trial.shorter_side / best.shorter_side)
-        if doublings > 0 and trial.score >= best.score + WORTH * doublings:
-            best = trial
-    if best is present:
-        smaller = [x for x in others if x.shorter_side < present.shorter_side]
-        enough = [x for x in smaller if x.score > present.score - LITTLE]
-        best = min(enough, default=present, key=lambda x: x.shorter_side)
-    return best
+def _price(trial: Trial, present: Trial) -> float:
+    """Score that the work of an input size must be worth."""
+    if trial == present:
+        return 0.0
+    doublings = 2 * math.log2(trial.shorter_side / present.shorter_side)
+    return doublings * (WORTH if doublings > 0 else COST)
 
 
-def _choose_ratios(trials: list[Trial]) -> Trial:
-    """The best; of nearly equal ones that with fewer ratios."""
-    best = max(trials, key=lambda x: x.positive)
-    return next(x for x in trials if x.positive > best.positive - EQUAL)
+def _sentence(key: str, present: Trial, best: Trial) -> str:
+    setting, number = _in_words(key, present)
+    what = "objects learned by every cell nearby" if key == "aspect_ratios" else "score"
+    if best == present:
+        return f"Keep {setting}: {what} {number}."
+    better, more = _in_words(key, best)
+    return f"Set {better}: {what} {more} instead of {number}."
 
 
-def _sentences(
-    current: Trial, best_scale: Trial, choices: dict[str, tuple[Trial, bool]]
-) -> list[str]:
-    """One sentence on each kind of setting: that it suits, or what to set instead."""
-    scale, strides, size, ratios = (choices[key][0] for key in choices)
-    work = (size.shorter_side / max(current.shorter_side, 1)) ** 2
-    first, last = strides.strides[0], strides.strides[-1]
-    levels = {4: "p2 to p6, as GA-RPN has", 8: "p3 to p7, as GA-RetinaNet has"}
-    texts = {
-        "base_scale": (
-            f"OCTAVE_BASE_SCALE {current.base_scale:g} (squares from {current.first_square:g} "
-            f"pixels; {100 * current.without_target:.1f} % of the objects without a shape target)",
-            f"score {current.score:.3f}",
-            f"MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE {scale.base_scale:g} (from "
-            f"{scale.first_square:g} pixels; {100 * scale.without_target:.1f} %): "
-            f"{scale.score:.3f}",
-        ),
-        "strides": (
-            f"Strides {current.strides[0]} to {current.strides[-1]}",
-            f"score {best_scale.score:.3f} with the best base scale",
-            f"strides {first} to {last} ({levels.get(first, 'other levels')}) with "
-            f"OCTAVE_BASE_SCALE {strides.base_scale:g}: {strides.score:.3f}",
-        ),
-        "input": (
-            f"Input of shorter side {current.shorter_side or 'as it is'}",
-            f"score {best_scale.score:.3f} with the best base scale",
-            f"shorter side {size.shorter_side} (INPUT.MIN_SIZE_TRAIN, MAX_SIZE_TRAIN, "
-            f"MIN_SIZE_TEST and MAX_SIZE_TEST in proportion) with OCTAVE_BASE_SCALE "
-            f"{size.base_scale:g}, for {work:.2g} times the work: {size.score:.3f}",
-        ),
-        "aspect_ratios": (
-            f"ASPECT_RATIOS {_listed(current.aspect_ratios)}",
-            f"{100 * current.positive:.1f} % of the objects are learned by every cell nearby",
-            f'MODEL.GUIDED_ANCHOR.ASPECT_RATIOS "{_listed(ratios.aspect_ratios)}" (they serve only '
-            f"to assign targets and cost nothing in inference): {100 * ratios.positive:.1f} %",
-        ),
-    }
-    return [
-        f"{what}: {numbers}. Set {better}." if choices[key][1] else f"{what} suits: {numbers}."
-        for key, (what, numbers, better) in texts.items()
-    ]
-
-
-def _listed(ratios: tuple[float, ...]) -> str:
-    return f"[{', '.join(f'{x:g}' for x in ratios)}]"
+def _in_words(key: str, trial: Trial) -> tuple[str, str]:
+    """A setting, and the number that speaks for it."""
+    scale, score = f"OCTAVE_BASE_SCALE {trial.base_scale:g}", f"{trial.score:.3f}"
+    if key == "base_scale":
+        return f"MODEL.GUIDED_ANCHOR.{scale}", score
+    if key == "strides":
+        levels = {4: " (p2 to p6, as in GA-RPN)", 8: " (p3 to p7, as in GA-RetinaNet)"}
+        first, last = trial.strides[0], trial.strides[-1]
+        return f"strides {first} to {last}{levels.get(first, '')} with {scale}", score
+    if key == "input":
+        size = trial.shorter_side or "as it is"
+        return f"INPUT.MIN_SIZE_TRAIN {size}, other sizes in proportion, with {scale}", score
+    ratios = ", ".join(f"{x:g}" for x in trial.aspect_ratios)
+    return f'MODEL.GUIDED_ANCHOR.ASPECT_RATIOS "[{ratios}]"', f"{100 * trial.positive:.1f} %"

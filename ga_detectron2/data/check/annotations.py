@@ -1,7 +1,6 @@
 """Faults of boxes, categories and areas that detectron2 can load, but that a user should know."""
 
 from collections import Counter
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -67,19 +66,15 @@ def _check_boxes(data: CocoFile, findings: Findings) -> None:
     if len(data.boxes) and exceeds.mean() > SUSPICIOUS_SHARE and as_corners.all():
         cases["box_corners"] = exceeds
     for kind, mask in cases.items():
-        findings.add(kind, _describe(data, np.flatnonzero(mask)))
-
-
-def _describe(data: CocoFile, indices: np.ndarray) -> Iterable[str]:
-    return (data.describe(i) for i in indices.tolist())
+        findings.add(kind, (data.describe(i) for i in np.flatnonzero(mask).tolist()))
 
 
 def _repeats(data: CocoFile, chosen: np.ndarray) -> np.ndarray:
     """(A,) bool: chosen annotations with the image, category and box of an earlier one."""
-    categories = np.array([x["category_id"] for x in data.annotations], dtype=np.float64)
-    rows = np.column_stack([data.image_of, categories, data.boxes])
-    index = np.flatnonzero(chosen)
-    _, first = np.unique(rows[index], axis=0, return_index=True)
-    repeats = np.zeros(len(rows), dtype=bool)
-    repeats[np.delete(index, first)] = True
+    seen, repeats = set(), np.zeros(len(chosen), dtype=bool)
+    for i in np.flatnonzero(chosen).tolist():
+        annotation = data.annotations[i]
+        key = annotation["image_id"], annotation["category_id"], *annotation["bbox"]
+        repeats[i] = key in seen
+        seen.add(key)
     return repeats

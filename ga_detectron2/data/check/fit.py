@@ -15,14 +15,7 @@ from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .objects import Objects, with_changes
 
-__all__ = [
-    "RPN_RATIOS",
-    "AnchorFit",
-    "centered_iou",
-    "centers_of_nearest_cells",
-    "fit",
-    "ideal_iou",
-]
+__all__ = ["AnchorFit", "centered_iou", "centers_of_nearest_cells", "fit", "ideal_iou"]
 
 RPN_RATIOS = (0.5, 1.0, 2.0)
 """Height to width of detectron2's RPN anchors, one scale a level."""
@@ -51,18 +44,20 @@ class AnchorFit(NamedTuple):
 def fit(objects: Objects, settings: GuidedAnchoring) -> AnchorFit:
     """Compare objects with what each kind of anchors could reach."""
     one_scale = with_changes(settings, scales_per_octave=1)
-    kinds = (
-        with_changes(one_scale, aspect_ratios=(1.0,)),
-        with_changes(one_scale, aspect_ratios=RPN_RATIOS),
-        settings,
-    )
+    fixed = [
+        _anchor_sizes(with_changes(one_scale, aspect_ratios=(1.0,))),
+        _anchor_sizes(with_changes(one_scale, aspect_ratios=RPN_RATIOS)),
+        _anchor_sizes(settings),
+    ]
     parts = [torch.zeros(4, 0)]
     for start in range(0, len(objects.boxes), BOXES_PER_CHUNK):
         boxes, image_sizes = (x[start : start + BOXES_PER_CHUNK] for x in objects[:2])
-        sizes, away = boxes[:, 2:] - boxes[:, :2], _distances(boxes, image_sizes, settings)
-        fixed = [_anchor_ious(sizes, away, kind).flatten(1).amax(dim=1) for kind in kinds]
+        sizes, center = boxes[:, 2:] - boxes[:, :2], (boxes[:, :2] + boxes[:, 2:]) / 2
+        away = (center[:, None] - centers_of_nearest_cells(boxes, image_sizes, settings)).abs()
         own = away.take_along_dim(settings.box_levels(boxes)[:, None, None], dim=1)[:, 0]
-        parts.append(torch.stack([*fixed, ideal_iou(sizes, own)]))
+        ious = (centered_iou(sizes[:, None, None], away[:, :, None], x) for x in fixed)
+        best = [iou.flatten(1).amax(dim=1) for iou in ious]
+        parts.append(torch.stack([*best, ideal_iou(sizes, own)]))
     return AnchorFit(*torch.cat(parts, dim=1))
 
 
@@ -118,17 +113,6 @@ def ideal_iou(sizes: Tensor, distance: Tensor) -> Tensor:
     heights = torch.stack([within[..., 1], around[..., 1], within[..., 1], around[..., 1]], dim=-1)
     anchors = torch.stack([widths, heights], dim=-1)
     return centered_iou(sizes[..., None, :], distance[..., None, :], anchors).amax(dim=-1)
-
-
-def _distances(boxes: Tensor, image_sizes: Tensor, settings: GuidedAnchoring) -> Tensor:
-    """Distance of each box's centre from that of the nearest cell: (G, L, 2)."""
-    center = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
-    return (center - centers_of_nearest_cells(boxes, image_sizes, settings)).abs()
-
-
-def _anchor_ious(sizes: Tensor, away: Tensor, settings: GuidedAnchoring) -> Tensor:
-    """IoU of boxes with all approximate anchors of the nearest cells: (G, L, A)."""
-    return centered_iou(sizes[:, None, None], away[:, :, None], _anchor_sizes(settings))
 
 
 def _anchor_sizes(settings: GuidedAnchoring) -> Tensor:

@@ -37,10 +37,9 @@ def check_image_files(
         return
     read_size = _decoded_size if how == "full" else _header_size
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        images = range(len(data.images))
-        for fault in progress(pool.map(lambda i: _fault(data, i, read_size), images)):
-            if fault is not None:
-                findings.add(fault[0], [fault[1]])
+        faults = pool.map(lambda i: _fault(data, i, read_size), range(len(data.images)))
+        for fault in filter(None, progress(faults)):
+            findings.add(fault[0], [fault[1]])
 
 
 def _fault(

@@ -14,23 +14,14 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
 from ga_detectron2.data.coco import CocoFile
-from ga_detectron2.data.register import parse_dataset_argument
+from ga_detectron2.data.register import DatasetArgument, check_files, parse_dataset_argument
 from ga_detectron2.errors import ConfigError, DataError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, input_levels
 
-__all__ = [
-    "InputSize",
-    "Objects",
-    "find_dataset",
-    "octaves_of",
-    "settings_of",
-    "squares_of",
-    "take_objects",
-    "with_changes",
-]
+__all__ = ["InputSize", "Objects", "find_dataset", "settings_of", "take_objects", "with_changes"]
 
 
-def find_dataset(argument: str) -> tuple[str, str, str]:
+def find_dataset(argument: str) -> DatasetArgument:
     """Name, JSON and image folder of a dataset.
 
     Args:
@@ -38,36 +29,21 @@ def find_dataset(argument: str) -> tuple[str, str, str]:
             ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
 
     Raises:
-        DataError: there is no such dataset, or one of its files is missing.
+        DataError: it has no JSON in COCO's format, or one of its files is missing.
     """
-    if argument in DatasetCatalog:
-        metadata = MetadataCatalog.get(argument)
-        json_file = metadata.get("source_file", metadata.get("json_file"))
-        files = json_file, metadata.get("image_root")
+    if argument not in DatasetCatalog and ":" in argument:
+        if "=" not in argument.partition(":")[0]:
+            json_file = argument.rpartition(":")[0]
+            argument = f"{os.path.splitext(os.path.basename(json_file))[0]}={argument}"
+        dataset = parse_dataset_argument(argument)
+    else:
+        metadata = MetadataCatalog.get(argument) if argument in MetadataCatalog else {}
+        files = metadata.get("source_file", metadata.get("json_file")), metadata.get("image_root")
         if None in files:
             raise DataError(f"dataset '{argument}' is not from a COCO JSON: it cannot be checked")
-        name, hint = argument, "set DETECTRON2_DATASETS to the folder of detectron2's datasets"
-        json_file, image_root = (PathManager.get_local_path(path) for path in files)
-    elif ":" not in argument:
-        raise DataError(
-            f"there is no dataset '{argument}': give the name of a registered one, such as "
-            "ga_shapes_train, or ANNOTATIONS.json:IMAGE_FOLDER"
-        )
-    else:
-        has_name = "=" in argument.partition(":")[0]
-        name, json_file, image_root = parse_dataset_argument(
-            argument if has_name else f"dataset={argument}"
-        )
-        if not has_name:
-            name = os.path.splitext(os.path.basename(json_file))[0]
-        hint = "it should be ANNOTATIONS.json:IMAGE_FOLDER"
-    for kind, path, exists in (
-        ("file", json_file, os.path.isfile(json_file)),
-        ("folder", image_root, os.path.isdir(image_root)),
-    ):
-        if not exists:
-            raise DataError(f"dataset '{name}': there is no {kind} {path}; {hint}")
-    return name, json_file, image_root
+        dataset = DatasetArgument(argument, *map(PathManager.get_local_path, files))
+    check_files(dataset)
+    return dataset
 
 
 class InputSize(NamedTuple):
@@ -80,14 +56,9 @@ class InputSize(NamedTuple):
     def from_config(cls, cfg: CfgNode) -> "InputSize":
         """The input size of training; of several the middle one."""
         sizes = sorted(cfg.INPUT.MIN_SIZE_TRAIN)
-        if not sizes or cfg.INPUT.MAX_SIZE_TRAIN < 1:
-            raise ConfigError(
-                f"INPUT.MIN_SIZE_TRAIN {cfg.INPUT.MIN_SIZE_TRAIN} and MAX_SIZE_TRAIN "
-                f"{cfg.INPUT.MAX_SIZE_TRAIN} must be positive"
-            )
-        if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
-            return cls((sizes[0] + sizes[-1]) // 2, cfg.INPUT.MAX_SIZE_TRAIN)
-        return cls(sizes[len(sizes) // 2], cfg.INPUT.MAX_SIZE_TRAIN)
+        is_range = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range"
+        middle = (sizes[0] + sizes[-1]) // 2 if is_range else sizes[len(sizes) // 2]
+        return cls(middle, cfg.INPUT.MAX_SIZE_TRAIN)
 
     def resize(self, height: int, width: int) -> tuple[int, int]:
         """Resized (height, width), rounded as in detectron2."""
@@ -130,20 +101,6 @@ def with_changes(settings: GuidedAnchoring, **changes: Any) -> GuidedAnchoring:
     return changed
 
 
-def squares_of(settings: GuidedAnchoring) -> list[float]:
-    """Sides of the squares by level, in pixels."""
-    return [settings.base_scale * stride for stride in settings.strides]
-
-
-def octaves_of(boxes: Tensor, settings: GuidedAnchoring) -> Tensor:
-    """Logarithm to base 2 of the ratio of a box's size to the first square's side: (G,).
-
-    Within [-0.5, L - 0.5) the box is within half an octave of the squares of some level.
-    """
-    size = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
-    return (size / squares_of(settings)[0]).log2()
-
-
 class Objects(NamedTuple):
     """G boxes that training uses, in pixels of the network's input.
 
@@ -175,8 +132,7 @@ def take_objects(data: CocoFile, input_size: InputSize) -> Objects:
     limits = np.tile(resized[image_of], 2)
     boxes = data.boxes[chosen]
     boxes[:, 2:] += boxes[:, :2]
-    boxes *= np.tile(resized / data.image_sizes, 2)[image_of]
-    boxes = boxes.clip(0, limits)
+    boxes = (boxes * np.tile(resized / data.image_sizes, 2)[image_of]).clip(0, limits)
     # Same as detectron2's filter_empty_instances.
     left = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
     return Objects(
