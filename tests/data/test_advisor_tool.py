@@ -84,7 +84,9 @@ def test_errors_and_pictures(tool, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_mistakes(tool, tmp_path: Path) -> None:
     argument = write_dataset(tmp_path, make_contents())
-    with pytest.raises(SystemExit, match=r"error: .*no dataset 'ga_shape', did you mean 'ga_shapes"):
+    with pytest.raises(
+        SystemExit, match=r"error: .*no dataset 'ga_shape', did you mean 'ga_shapes"
+    ):
         tool.main(["ga_shape", "--config-file", SMALL])
     (tmp_path / "set.json").write_text("{")
     with pytest.raises(SystemExit, match=r"error: .*set\.json is not a JSON file"):

@@ -88,7 +88,7 @@ def test_records_are_detectron2s(tmp_path: Path, filter_empty: bool, ids: Any) -
     for n in (1, 2):
         expected = get_detection_dataset_dicts(NAMES[:n], filter_empty, proposal_files=files[:n])
         assert_equal(get_records(NAMES[:n], filter_empty, proposal_files=files[:n]), expected)
-    assert not any("proposal_boxes" in r for r in get_records(NAMES[0]))
+    assert not any("proposal_boxes" in r for r in get_records(NAMES[:1]))
 
 
 def test_older_names_and_sides_for_corners(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_older_names_and_sides_for_corners(tmp_path: Path) -> None:
     sides = {**content, "bbox_mode": BoxMode.XYWH_ABS.value}
     sides["boxes"] = [b - np.pad(b[:, :2], ((0, 0), (2, 0))) for b in content["boxes"]]
     (good,), (older,), (other,) = (
-        [get_records(NAMES[0], proposal_files=[write(tmp_path / "p.pkl", x)])]
+        [get_records(NAMES[:1], proposal_files=[write(tmp_path / "p.pkl", x)])]
         for x in (content, old, sides)
     )
     assert_equal(older, good)
@@ -108,7 +108,6 @@ def test_older_names_and_sides_for_corners(tmp_path: Path) -> None:
 
 
 BOX = {"bbox": [2, 2, 20, 20], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-POINT = {**BOX, "keypoints": [4, 4, 2]}
 
 
 @pytest.mark.parametrize(
@@ -116,28 +115,20 @@ POINT = {**BOX, "keypoints": [4, 4, 2]}
     [
         ([], 0, "no annotations"),
         ([{**BOX, "iscrowd": 1}], 0, "crowds"),
-        ([{**BOX, "bbox": [2, 2, 0, 20]}, {**BOX, "iscrowd": 1}], 0, "without an area"),
-        ([{**BOX, "bbox": [50, 2, 20, 20]}], 0, "without an area in the image"),
-        ([POINT], 2, "fewer than 2 visible keypoints"),
+        ([{**BOX, "keypoints": [4, 4, 2]}], 2, "fewer than 2 visible keypoints"),
     ],
-    ids=["none", "crowds", "no area", "outside", "keypoints"],
 )
 def test_nothing_to_learn_from(annotations: list, min_keypoints: int, reason: str) -> None:
     records = [{**r, "annotations": annotations} for r in DatasetCatalog.get(NAMES[0])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DatasetCatalog.data, NAMES[0], lambda: records)
         MetadataCatalog.get(NAMES[0]).source_file = "some/where.json"
-        with pytest.raises(
-            DataError, match=rf"'{NAMES[0]}' \(some/where\.json\).*{reason}"
-        ) as error:
-            get_records(NAMES[0], min_keypoints=min_keypoints)
-        assert "DATALOADER.FILTER_EMPTY_ANNOTATIONS" in str(error.value)
+        message = rf"'{NAMES[0]}' \(some/where\.json\).*{reason}.*FILTER_EMPTY_ANNOTATIONS"
+        with pytest.raises(DataError, match=message):
+            get_records(NAMES[:1], min_keypoints=min_keypoints)
         if not min_keypoints:
-            assert get_records(NAMES[0], filter_empty=False) == records
-        both = get_records(NAMES, min_keypoints=0)  # The other has objects.
-        assert {r["file_name"] for r in both} >= {r["file_name"] for r in get_records(NAMES[1])}
-        found = get_records(NAMES[1])
-        assert found == get_detection_dataset_dicts(NAMES[1])
+            assert get_records(NAMES[:1], filter_empty=False) == records
+            assert get_records(NAMES) == get_detection_dataset_dicts(NAMES[1])
 
 
 def config(file: str) -> CfgNode:

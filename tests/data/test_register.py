@@ -45,7 +45,7 @@ def register(folder: Path, contents: Any, name: str = "set", in_python: bool = F
         register_coco_instances(name, {}, json_file, image_root)
     else:
         register_datasets([f"{name}={argument}"])
-    return get_records(name, filter_empty=False)
+    return get_records([name], filter_empty=False)
 
 
 def score(name: str, folder: Path, classes: list[str] | None = None) -> float:
@@ -128,7 +128,7 @@ def test_photographs_load_as_with_detectron2(shared_folder: Path) -> None:
     coco_tiny = shared_folder / "data" / "coco_tiny"
     files = [f"{coco_tiny}/annotations/instances_train2017.json", f"{coco_tiny}/train2017"]
     register_datasets([f"tiny={':'.join(files)}"])
-    records = get_records("tiny", filter_empty=False)
+    records = get_records(["tiny"], filter_empty=False)
     assert records == load_coco_json(*files, "theirs")
     assert len(records) == len(MetadataCatalog.get("tiny").thing_classes) == 80
     assert np.ptp(read_image(records[0]["file_name"], "BGR")) > 100
@@ -278,7 +278,7 @@ def test_other_order_of_classes_is_matched_by_name(
     with caplog.at_level(logging.WARNING):
         build_train_loader(config(["train", "more"], ["test"]))
     assert "(ship, pole) and (pole, ship): they are matched by name" in caplog.text
-    assert get_records("more") == get_records("train")
+    assert get_records(["more"]) == get_records(["train"])
     assert score("test", tmp_path, ["ship", "pole"]) == pytest.approx(100)
     results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {r["category_id"] for r in results} == {3, 7}  # those of the test set's file
