@@ -53,8 +53,7 @@ def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
     model = classes_of_model(cfg)
     if model is None:
         return
-    names = [*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]
-    known = [(name, classes) for name in names if (classes := _classes_of(name)) is not None]
+    known = [(x, names) for x in _datasets_of(cfg, eval_only) if (names := _classes_of(x))]
     for name, classes in known[1:]:
         first, expected = known[0]
         if not eval_only and sorted(classes) != sorted(expected):
@@ -83,32 +82,33 @@ def prepare_datasets(cfg: CfgNode, eval_only: bool = False) -> None:
     Raises:
         DataError: the classes differ otherwise, or a JSON cannot be used.
     """
-    for name in {*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST}:
+    for name in _datasets_of(cfg, eval_only):
         adopt_dataset(name)
     check_num_classes(cfg, eval_only)
     expected = _classes_of(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
     if expected is None or classes_of_model(cfg) is None:
         return
-    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+    for name in _datasets_of(cfg, eval_only):
         classes = _classes_of(name)
         if classes is None or classes == expected or sorted(classes) != sorted(expected):
             continue
-        lists = f"{_listed(expected)} and {_listed(classes)}"
-        if not has_reorderable_classes(name) or len(set(expected)) < len(expected):
-            raise DataError(
-                f"datasets '{cfg.DATASETS.TRAIN[0]}' and '{name}' order their classes differently, "
-                f"{lists}: use the same order"
-            )
-        logger.warning(
-            f"Datasets '{cfg.DATASETS.TRAIN[0]}' and '{name}' order their classes differently, "
-            f"{lists}: they are matched by name"
+        difference = (
+            f"datasets '{cfg.DATASETS.TRAIN[0]}' and '{name}' order their classes differently, "
+            f"{_listed(expected)} and {_listed(classes)}"
         )
+        if not has_reorderable_classes(name) or len(set(expected)) < len(expected):
+            raise DataError(f"{difference}: use the same order")
+        logger.warning(f"{difference}: they are matched by name")
         metadata: Any = MetadataCatalog.get(name)
         ids = {classes[i]: key for key, i in metadata.thing_dataset_id_to_contiguous_id.items()}
         vars(metadata).update(  # Metadata itself refuses changes.
             thing_classes=list(expected),
             thing_dataset_id_to_contiguous_id={ids[x]: i for i, x in enumerate(expected)},
         )
+
+
+def _datasets_of(cfg: CfgNode, eval_only: bool) -> tuple[str, ...]:
+    return (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST)
 
 
 def _classes_of(dataset_name: str) -> list[str] | None:

@@ -5,6 +5,7 @@ Registration accesses no file. Metadata names the files by URI, such as
 by a data loader or by a COCOEvaluator in a process that never loaded the data.
 """
 
+import functools
 import json
 import logging
 import os
@@ -70,17 +71,7 @@ def register_embedded_datasets() -> None:
             continue
         json_file = f"{URI_PREFIX}{split.name}/{ANNOTATIONS}"
         image_root = f"{URI_PREFIX}{split.name}/{IMAGES}"
-        DatasetCatalog.register(
-            split.dataset_name,
-            # Local paths, so that file names of the records can be opened without PathManager.
-            lambda json_file=json_file, image_root=image_root, name=split.dataset_name: (
-                load_coco_json(
-                    PathManager.get_local_path(json_file),
-                    PathManager.get_local_path(image_root),
-                    name,
-                )
-            ),
-        )
+        DatasetCatalog.register(split.dataset_name, functools.partial(_load_records, split))
         MetadataCatalog.get(split.dataset_name).set(
             json_file=json_file,
             image_root=image_root,
@@ -89,6 +80,14 @@ def register_embedded_datasets() -> None:
             # load_coco_json sets this too, but an evaluator may run without loading the data.
             thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(CLASS_NAMES))},
         )
+
+
+def _load_records(split: Split) -> list[dict[str, Any]]:
+    """Records with local paths, so that images can be opened without PathManager."""
+    name = split.dataset_name
+    metadata = MetadataCatalog.get(name)
+    files = (PathManager.get_local_path(x) for x in (metadata.json_file, metadata.image_root))
+    return load_coco_json(*files, name)
 
 
 def drawn_folder(split: Split) -> str:
@@ -172,12 +171,10 @@ class _ShapesHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name, _, inner = path[len(URI_PREFIX) :].partition("/")
-        splits: dict[str, Split] = {split.name: split for split in SPLITS}
+        splits = {split.name: split for split in SPLITS}
         if name not in splits:
-            raise FileNotFoundError(
-                f"{path} names no split of the embedded dataset; "
-                f"there are {', '.join(URI_PREFIX + known for known in splits)}"
-            )
+            known = ", ".join(URI_PREFIX + x for x in splits)
+            raise FileNotFoundError(f"{path} names no split of the embedded dataset, {known}")
         return os.path.join(drawn_folder(splits[name]), *inner.split("/"))
 
     def _exists(self, path: str, **kwargs: Any) -> bool:

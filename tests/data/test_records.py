@@ -25,9 +25,18 @@ from ga_detectron2.data.coco import NO_MASK
 from ga_detectron2.data.records import get_records, records_to_train
 from ga_detectron2.data.seeds import seeded
 from ga_detectron2.errors import DataError
-from tests.data.test_proposal_files import Harm
 
 NAMES = ("ga_records_test_a", "ga_records_test_b")
+
+
+class Harm:
+    """Its pickle makes a folder when it is read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +73,7 @@ def make_content(seed: int, ids: Any = range(5)) -> dict[str, Any]:
 
 
 def write(path: Path, content: object) -> str:
-    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    path.write_bytes(pickle.dumps(content))
     return str(path)
 
 
@@ -74,11 +83,7 @@ def assert_equal(found: list[dict], expected: list[dict]) -> None:
         assert a.keys() == b.keys() > {"proposal_boxes", "proposal_objectness_logits"}
         for key in a:
             assert type(a[key]) is type(b[key])
-            if isinstance(a[key], np.ndarray):
-                assert a[key].dtype == b[key].dtype
-                np.testing.assert_array_equal(a[key], b[key], key)
-            else:
-                assert a[key] == b[key]
+            np.testing.assert_array_equal(a[key], b[key], key, strict=True)
 
 
 @pytest.mark.parametrize("filter_empty", [True, False])
@@ -146,11 +151,10 @@ def config(file: str) -> CfgNode:
 
 
 def with_annotations(*annotations: dict[str, Any]) -> CfgNode:
-    """A configuration whose training set has these annotations in the first image."""
-    records = DatasetCatalog.get(NAMES[0])
-    records[0]["annotations"] = list(annotations)
+    """A configuration whose training set is one image with these annotations."""
+    record = {**DatasetCatalog.get(NAMES[0])[0], "annotations": list(annotations)}
     DatasetCatalog.remove(NAMES[0])
-    DatasetCatalog.register(NAMES[0], lambda: records)
+    DatasetCatalog.register(NAMES[0], lambda: [record])
     cfg = get_cfg()
     cfg.DATASETS.TRAIN = NAMES[:1]
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
@@ -159,37 +163,34 @@ def with_annotations(*annotations: dict[str, Any]) -> CfgNode:
 
 POLYGON = {**BOX, "segmentation": [[2, 2, 20, 2, 20, 20]]}
 RLE = {**BOX, "segmentation": mask_util.frPyObjects(POLYGON["segmentation"], 30, 40)[0]}
-MASK_FAULTS = {
-    "object without a mask": (BOX, "polygon", r"an object has no segmentation, .*MODEL\.MASK_ON"),
-    "encoded mask": (RLE, "polygon", r"is a mask \(RLE\).* set INPUT\.MASK_FORMAT bitmask"),
-    "encoded masks": (RLE, "bitmask", None),
-    "polygon": (POLYGON, "polygon", None),
-    "crowd": ({**BOX, "iscrowd": 1}, "polygon", None),
-}
 
 
-@pytest.mark.parametrize("fault", MASK_FAULTS)
-def test_masks_are_checked_before_training(fault: str) -> None:
-    annotation, mask_format, message = MASK_FAULTS[fault]
+@pytest.mark.parametrize(
+    ("annotation", "mask_format", "message"),
+    [
+        (BOX, "polygon", r"an object has no segmentation, .*MODEL\.MASK_ON"),
+        (RLE, "polygon", r"is a mask \(RLE\).* set INPUT\.MASK_FORMAT bitmask"),
+        (RLE, "bitmask", None),
+        ({**BOX, "iscrowd": 1}, "polygon", None),
+    ],
+)
+def test_masks_are_checked_before_training(
+    annotation: dict, mask_format: str, message: str | None
+) -> None:
     cfg = with_annotations(annotation, POLYGON)
-    cfg.DATASETS.TRAIN = NAMES[:1]
     cfg.INPUT.MASK_FORMAT = mask_format
     records_to_train(cfg)
     cfg.MODEL.MASK_ON = True
-    for record in DatasetCatalog.get(NAMES[0])[1:]:
-        record["annotations"] = []
     records_to_train(cfg, has_own_mapper=True)
     if message is None:
         records_to_train(cfg)
-        return
-    with pytest.raises(DataError, match=rf"{NAMES[0]}0\.png: .*{message}"):
-        records_to_train(cfg)
+    else:
+        with pytest.raises(DataError, match=rf"{NAMES[0]}0\.png: .*{message}"):
+            records_to_train(cfg)
 
 
 def test_objects_with_degenerate_polygons_have_a_box_but_no_mask() -> None:
     cfg = with_annotations({**BOX, NO_MASK: 1}, POLYGON)
-    for record in DatasetCatalog.get(NAMES[0])[1:]:
-        record["annotations"] = []
     assert len(records_to_train(cfg)[0]["annotations"]) == 2
     cfg.MODEL.MASK_ON = True
     assert records_to_train(cfg)[0]["annotations"] == [POLYGON]
@@ -213,10 +214,9 @@ def test_unknown_classes_are_refused_before_an_image_is_read(wrong: int) -> None
     records_to_train(with_annotations({**BOX, "category_id": wrong, "iscrowd": 1}, BOX))
 
 
-@pytest.mark.parametrize("sampler", ["TrainingSampler", "WeightedTrainingSampler"])
-def test_loaders_give_detectron2s_proposals(tmp_path: Path, sampler: str) -> None:
+def test_loaders_give_detectron2s_proposals(tmp_path: Path) -> None:
     cfg = config(write(tmp_path / "p.pkl", make_content(0)))
-    cfg.DATALOADER.SAMPLER_TRAIN = sampler
+    cfg.DATALOADER.SAMPLER_TRAIN = "WeightedTrainingSampler"  # loads the data once more
     cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
     cfg.INPUT.RANDOM_FLIP = "none"
     with seeded(cfg.SEED):
@@ -232,35 +232,28 @@ def test_loaders_give_detectron2s_proposals(tmp_path: Path, sampler: str) -> Non
         assert ours.objectness_logits.equal(other.objectness_logits)
 
 
-def nan_box() -> dict[str, Any]:
-    content = make_content(0)
-    content["boxes"][2][1, 1] = np.nan
-    return content
-
-
-FAULTS = {
-    "harm": (None, r"contains pickled code \('.*mkdir'\).*not run"),
-    "garbage": (b"garbage", "damaged or truncated"),
-    "one image": (make_content(0, range(1)), r"has no proposals of image 1 \(.*_a1\.png\)"),
-    "NaN": (nan_box(), "image 2 has boxes that are not finite"),
-    "mode of an array": ({**make_content(0), "bbox_mode": np.zeros(2)}, "must be 0"),
-    "mode": ({**make_content(0), "bbox_mode": 4}, "bbox_mode 4 must be 0"),
-    "an id twice": (make_content(0, [0, 1, 2, 3, "3"]), "holds image 3 twice"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_no_loader_takes_bad_files(tmp_path: Path, fault: str) -> None:
-    content, message = FAULTS[fault]
-    harm = tmp_path / "harm"
-    file = write(tmp_path / "p.pkl", content or {**make_content(0), "x": Harm(harm)})
-    cfg = config(file)
-
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": [0], "boxes": [np.zeros((1, 4))], "objectness_logits": [np.zeros(1)]},
+         r"has no proposals of image 1 \(.*_a1\.png\)"),
+        ({"bbox_mode": np.zeros(2)}, "must be 0"),
+        ({"bbox_mode": 4}, "bbox_mode 4 must be 0"),
+    ],
+)  # fmt: skip
+def test_no_loader_takes_bad_files(tmp_path: Path, changes: dict, message: str) -> None:
+    cfg = config(write(tmp_path / "p.pkl", {**make_content(0), **changes}))
     for load in (build_train_loader, lambda cfg: build_test_loader(cfg, NAMES[0])):
-        with pytest.raises(DataError, match=rf"p\.pkl: .*{message}") as e:
+        with pytest.raises(DataError, match=rf"p\.pkl: .*{message}"):
             load(cfg)
-        assert "\n" not in str(e.value)
+
+
+def test_loaders_execute_no_pickled_code(tmp_path: Path) -> None:
+    harm = tmp_path / "harm"
+    file = write(tmp_path / "p.pkl", {**make_content(0), "x": Harm(harm)})
+    for load in (build_train_loader, lambda cfg: build_test_loader(cfg, NAMES[0])):
+        with pytest.raises(DataError, match=r"contains pickled code \('.*mkdir'\).*not run"):
+            load(config(file))
     assert not harm.exists()
-    if fault == "harm":
-        get_detection_dataset_dicts(NAMES[0], proposal_files=[file])
-        assert os.path.isdir(harm), "the pickle must be one that does harm"
+    get_detection_dataset_dicts(NAMES[0], proposal_files=[file])
+    assert harm.is_dir(), "the pickle must be one that does harm"
