@@ -5,9 +5,8 @@ import functools
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from pycocotools.coco import COCO
 from ga_detectron2.atomic import atomic_open
 from ga_detectron2.errors import DataError
 
+from .coco_fields import LISTS, Entry, is_finite, is_integer, read_entries, short, whole
 from .embedded import cache_root
 from .findings import ERROR, Findings
 
@@ -35,8 +35,6 @@ _FORM = (
     "(id, name) and, except for unpublished test annotations, annotations (image_id, "
     "category_id, bbox)"
 )
-
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +119,11 @@ def read_coco_file(name: str, json_file: str, image_root: str, findings: Finding
         raise DataError(f"{where} JSON file ({error})") from error
     where += " COCO detection JSON"
     if not isinstance(contents, dict):
-        raise DataError(f"{where}: {_short(contents)}. {_FORM}")
-    for key in _FIELDS:
+        raise DataError(f"{where}: {short(contents)}. {_FORM}")
+    for key in LISTS:
         if not isinstance(contents.get(key), list) and (key in contents or key != "annotations"):
             raise DataError(f"{where}: no list '{key}'. {_FORM}")
-    read = {key: _read_entries(contents[key], key, findings) for key in _FIELDS if key in contents}
+    read = {key: read_entries(contents[key], key, findings) for key in LISTS if key in contents}
     for key in ("images", "categories"):
         if not read[key]:
             refuse_errors(name, json_file, findings)
@@ -179,139 +177,6 @@ def complete_json(data: CocoFile) -> str:
     return path
 
 
-# ------------------------------------------------------------------------------- single entries
-
-
-def _whole(value: Any) -> int | None:
-    """An integer, or a float such as 64.0 (tables written by pandas), as an integer."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _positive(value: Any) -> int | None:
-    number = _whole(value)
-    return number if number is not None and number > 0 else None
-
-
-def _flag(value: Any) -> int | None:
-    return number if (number := _whole(value)) in (0, 1) else None
-
-
-def _identity(value: Any) -> int | str | None:
-    return value if isinstance(value, str) else _whole(value)
-
-
-def _image_id(value: Any) -> int | str | None:
-    known = _identity(value)
-    return None if isinstance(known, int) and not -(2**63) <= known < 2**63 else known
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _texts(value: Any) -> list[str] | None:
-    return value if isinstance(value, list) and all(isinstance(x, str) for x in value) else None
-
-
-def _is_finite(value: Any) -> bool:
-    # JSON's integers are unbounded, but floats are not.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max
-
-
-def _box(value: Any) -> list[float] | None:
-    is_box = isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
-    return value if is_box else None
-
-
-def _keypoints(value: Any) -> list[float] | None:
-    are_points = isinstance(value, list) and len(value) % 3 == 0 and all(map(_is_finite, value))
-    return value if are_points else None
-
-
-def _segmentation(value: Any) -> Any:
-    """Polygons, whose coordinates are not examined, or an RLE that detectron2 can load."""
-    if isinstance(value, list):
-        return value if all(isinstance(x, list) for x in value) else None
-    size, counts = (value.get("size"), value.get("counts")) if isinstance(value, dict) else (0, 0)
-    if not isinstance(size, list) or len(size) != 2 or not _are_integers(size, 1, 1 << 31):
-        return None
-    is_rle = isinstance(counts, str) or (
-        isinstance(counts, list) and _are_integers(counts, 0, 1 << 32)
-    )
-    return value if is_rle else None
-
-
-def _are_integers(values: list[Any], low: int, end: int) -> bool:
-    return all(isinstance(x, int) and low <= x < end for x in values)
-
-
-_FIELDS: dict[str, dict[str, tuple[Callable[[Any], Any], str]]] = {
-    "images": {
-        "id": (_image_id, "an integer of 64 bits or a string"),
-        "file_name": (_text, "a string"),
-        "height": (_positive, "a positive integer"),
-        "width": (_positive, "a positive integer"),
-    },
-    "categories": {
-        "id": (_whole, "an integer"),
-        "name": (_text, "a string"),
-        "keypoints": (_texts, "a list of names"),
-    },
-    "annotations": {
-        "image_id": (_identity, "an integer or a string"),
-        "category_id": (_identity, "an integer or a string"),
-        "bbox": (_box, "four finite numbers"),
-        "iscrowd": (_flag, "0 or 1"),
-        "segmentation": (_segmentation, "a list of polygons or an RLE"),
-        "keypoints": (_keypoints, "a list of x, y, visibility"),
-    },
-}
-"""Fields by list: the usable value of a value (None if there is none), and what it should be."""
-_OPTIONAL = ("iscrowd", "segmentation", "keypoints")
-_SINGULAR = {"images": "image", "categories": "category", "annotations": "annotation"}
-
-
-class _UnusableEntryError(Exception):
-    """Arguments: the field to blame and what is wrong with the entry."""
-
-
-def _read_entries(entries: list[Any], key: str, findings: Findings) -> list[Entry]:
-    """The usable entries: those of the file, or copies with repaired fields."""
-    usable = []
-    for i, entry in enumerate(entries):
-        try:
-            usable.append(_read_entry(entry, _FIELDS[key]))
-        except _UnusableEntryError as error:
-            field, fault = error.args
-            kind = "box" if field == "bbox" else _SINGULAR[key]
-            findings.add(f"{kind}_malformed", [f"{key}[{i}] {fault}"])
-    return usable
-
-
-def _read_entry(entry: Any, fields: dict[str, tuple[Callable[[Any], Any], str]]) -> Entry:
-    if not isinstance(entry, dict):
-        raise _UnusableEntryError("", f"is {_short(entry)}, not an object")
-    values: Entry = {}
-    for field, (convert, wanted) in fields.items():
-        value = entry.get(field)
-        if field in _OPTIONAL and value in (None, "", [], {}):
-            continue
-        if field not in entry:
-            raise _UnusableEntryError(field, f"has no '{field}'")
-        values[field] = convert(value)
-        if values[field] is None:
-            fault = f"has the {field} {_short(value)}, which is not {wanted}"
-            raise _UnusableEntryError(field, fault)
-    repaired = {field: value for field, value in values.items() if value is not entry[field]}
-    return {**entry, **repaired} if repaired else entry
-
-
-# ------------------------------------------------------------------------------ entries together
-
-
 def _check_ids(read: dict[str, list[Entry]], findings: Findings) -> None:
     first = read["images"][0]["id"]
     for i, image in enumerate(read["images"]):
@@ -320,7 +185,7 @@ def _check_ids(read: dict[str, list[Entry]], findings: Findings) -> None:
             findings.add(
                 "image_malformed", [f"images[{i}] {fault}; all must be integers, or all strings"]
             )
-    for key, what in _SINGULAR.items():
+    for key, what in LISTS.items():
         ids = (x.get("id") for x in read.get(key, []))
         counts = Counter(x for x in ids if x is not None and isinstance(x, Hashable))
         findings.add(
@@ -341,7 +206,7 @@ def _complete_annotations(
         num_keypoints = max(len(x.get("keypoints") or []) for x in categories)
     complete = []
     for annotation in annotations:
-        who = f"annotation {_short(annotation.get('id'))}"
+        who = f"annotation {short(annotation.get('id'))}"
         image, category = annotation["image_id"], annotation["category_id"]
         if category not in declared:
             reason = f"is of category {category!r}, which is not among the categories"
@@ -351,13 +216,13 @@ def _complete_annotations(
             findings.add("annotation_without_image", [f"{who} {reason}"])
         else:
             complete.append(_complete(annotation, coco, num_keypoints, who, findings))
-    ids = [_whole(x.get("id")) for x in complete]
-    unusable = [i for i, x in enumerate(ids) if x is None or not 0 < x < MAX_ID]
+    ids = [whole(x.get("id")) for x in complete]
+    unusable = [i for i, x in enumerate(ids) if not is_integer(x, 1, MAX_ID)]
     if not unusable:
         return complete
     findings.add(
         "annotation_id_unusable",
-        (f"annotations[{i}] has the id {_short(complete[i].get('id'))}" for i in unusable),
+        (f"annotations[{i}] has the id {short(complete[i].get('id'))}" for i in unusable),
     )
     return [{**x, "id": i} for i, x in enumerate(complete, 1)]
 
@@ -374,14 +239,14 @@ def _complete(
         repaired |= {"segmentation": [], NO_MASK: 1}
         findings.add("polygon_degenerate", [who])
     filled: Entry = {}
-    if "iscrowd" not in repaired and _flag(annotation.get("iscrowd")) is None:
+    if "iscrowd" not in repaired and not is_integer(annotation.get("iscrowd")):
         filled["iscrowd"] = 0
-    if not _is_finite(annotation.get("area")):
+    if not is_finite(annotation.get("area")):
         filled["area"] = _area(annotation, coco)
     if num_keypoints and not annotation.get("keypoints"):
         filled["keypoints"] = [0] * 3 * num_keypoints
     points = filled.get("keypoints") or annotation.get("keypoints") or []
-    if points and _whole(annotation.get("num_keypoints")) is None:
+    if points and not is_integer(whole(annotation.get("num_keypoints"))):
         filled["num_keypoints"] = sum(visibility > 0 for visibility in points[2::3])
     if filled:
         findings.add("field_filled", [f"{who}: {', '.join(filled)}"])
@@ -401,8 +266,3 @@ def _area(annotation: Entry, coco: COCO) -> float:
 
 def _is_polygon(points: list[Any]) -> bool:
     return len(points) >= 6 and len(points) % 2 == 0
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

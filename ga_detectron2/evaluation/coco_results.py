@@ -133,8 +133,9 @@ def _find_problem(result: Any, images: set[int], categories: set[int]) -> str | 
     return None
 
 
-def _is_id(value: Any, known: set[int]) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value in known
+def _is_id(value: Any, known: set[Any]) -> bool:
+    # As pycocotools compares them: 7.0 is 7.
+    return isinstance(value, int | float | str) and not isinstance(value, bool) and value in known
 
 
 def _is_number(value: Any) -> bool:

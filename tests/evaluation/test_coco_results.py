@@ -102,7 +102,7 @@ def test_wrong_detection_is_named(
     path = tmp_path / "results.json"
     bad = dict(GOOD)
     change(bad)
-    path.write_text(json.dumps([GOOD, bad]))
+    path.write_text(json.dumps([{**GOOD, "image_id": 7.0}, bad]))
     with pytest.raises(DataError, match=f"results.json: detection 1 .*{message}"):
         check_results(str(path), str(image_info))
 
