@@ -1,13 +1,14 @@
 """The keys that guided anchoring adds to a detectron2 configuration.
 
-Importing this module lets ``MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE`` take integers and floats; yacs
-alone accepts only values of the default's type.
+Importing this module adds them to detectron2's ``get_cfg()``, with which its tools begin, and lets
+``MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE`` take integers and floats; yacs alone accepts only values
+of the default's type.
 """
 
 from typing import Any
 
 import yacs.config  # type: ignore[import-untyped]
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, defaults
 
 from .errors import ConfigError
 
@@ -58,7 +59,12 @@ def add_ga_config(cfg: CfgNode) -> None:
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
     and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Settings
     that detectron2 has keys for (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keep those keys.
+
+    ``detectron2.config.get_cfg()`` has the keys after ``import ga_detectron2``; a configuration
+    that has them stays as it is.
     """
+    if "GUIDED_ANCHOR" in cfg.MODEL:
+        return
     cfg.MODEL.GUIDED_ANCHOR = _C = CfgNode()
 
     # -- Geometry ("Guided Anchoring", section 3; sizes in units of a level's stride) ------------
@@ -165,8 +171,7 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {architecture} with MODEL.PROPOSAL_GENERATOR.NAME "
             f"{generator} has no anchors to guide: use a configuration with an RPN or a RetinaNet"
         )
-    if "GUIDED_ANCHOR" not in cfg.MODEL:
-        add_ga_config(cfg)
+    add_ga_config(cfg)
     cfg.merge_from_list([part for item in published.items() for part in item])
 
 
@@ -194,3 +199,4 @@ def _accept_any_number(check: Any = yacs.config._check_and_coerce_cfg_value_type
 
 
 _accept_any_number()
+add_ga_config(defaults._C)

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 TRACEABLE: dict[type, type] = {}
 """Wrappers for inference within ``torch.jit.trace``, by the wrapped class; set by ``export``."""
 
+WRITER_PERIOD = 20
+"""Iterations after which detectron2's trainer writes scalars."""
+
 
 class GuidedAnchors(NamedTuple):
     """Outputs of the location and shape branches for a batch. Naming as in ``anchors.py``.
@@ -369,12 +372,15 @@ def input_levels(
 def log_per_image(counts: dict[str, Tensor]) -> None:
     """Put the means of counts (N,) over the images into detectron2's event storage, if any.
 
-    Reading them forces a GPU synchronisation, as in detectron2's own RPN and RetinaNet, but only
-    one for all scalars.
+    Reading them forces a GPU synchronisation, so on a GPU only every 20th iteration does, just
+    before detectron2's writers take them, and the first one.
     """
     try:
         storage = get_event_storage()
     except AssertionError:  # outside of a trainer
+        return
+    on_gpu = any(x.is_cuda for x in counts.values())
+    if on_gpu and storage.iter > 0 and (storage.iter + 1) % WRITER_PERIOD:
         return
     means = torch.stack(list(counts.values())).float().mean(dim=1).tolist()
     storage.put_scalars(**dict(zip(counts, means, strict=True)))

@@ -189,7 +189,8 @@ OF_PROPOSALS = {
         "torchvision.ops.boxes.nms",
     )
 }
-# The scalars that detectron2's RPN and RetinaNet have in the event storage, in one copy.
+# The scalars that detectron2's RPN and RetinaNet have in the event storage, in one copy and only
+# when they are to be written.
 OF_SCALARS = Read(*[f"{guided_anchoring_module.__name__}.log_per_image"] * 2)
 # fvcore's assertion about the boxes, and its values at a mask, forward and backward.
 OF_GIOU = {
@@ -254,9 +255,12 @@ def test_only_others_read_the_host(
     step = make_step(kind, loss_type=loss_type)
     step()  # what is made once, such as a grid, is not of every step
     with HostReads() as reads:
-        step()
+        step(lambda: EventStorage(19))
     assert set(reads) == {OF_SIZES, OF_SCALARS} | expected
     assert reads[OF_SCALARS] == 1
+    with HostReads() as reads:
+        step(lambda: EventStorage(18))
+    assert set(reads) == {OF_SIZES} | expected
     if kind == "boxes":
         # Three scalars an image, and three masks for one with empty boxes.
         of_detectron2 = {x: reads[x] for x in OF_PROPOSALS if x.reader.startswith("detectron2.")}
