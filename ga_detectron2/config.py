@@ -51,6 +51,8 @@ _GA_RETINANET = {
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 1000,
     "MODEL.RETINANET.NMS_THRESH_TEST": 0.5,
 }
+RETINANET_KEYS = [key.rpartition(".")[2] for key in _GA_RETINANET if "GUIDED_ANCHOR" in key]
+"""Keys of ``MODEL.GUIDED_ANCHOR`` with another value in GA-RetinaNet than in GA-RPN."""
 
 
 def add_ga_config(cfg: CfgNode) -> None:
@@ -175,13 +177,12 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
     cfg.merge_from_list([part for item in published.items() for part in item])
 
 
-def has_rpn_defaults(cfg: CfgNode) -> bool:
-    """Whether all keys that differ between GA-RPN and GA-RetinaNet have GA-RPN's values."""
+def keys_with_rpn_defaults(cfg: CfgNode) -> list[str]:
+    """Those of :data:`RETINANET_KEYS` that have GA-RPN's values."""
     defaults = CfgNode({"MODEL": {}, "TEST": {}})
     add_ga_config(defaults)
     node, default = guided_anchor_node(cfg), defaults.MODEL.GUIDED_ANCHOR
-    keys = [key.rpartition(".")[2] for key in _GA_RETINANET if "GUIDED_ANCHOR" in key]
-    return all(node[key] == default[key] for key in keys)
+    return [key for key in RETINANET_KEYS if node[key] == default[key]]
 
 
 def _accept_any_number(check: Any = yacs.config._check_and_coerce_cfg_value_type) -> None:

@@ -3,6 +3,7 @@
 Naming as in ``anchors.py``; K is the number of classes, C the number of channels.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ga_detectron2.config import guided_anchor_node, has_rpn_defaults
+from ga_detectron2.config import RETINANET_KEYS, guided_anchor_node, keys_with_rpn_defaults
 
 from .feature_adaption import FeatureAdaption, FeatureRows, to_rows
 from .guided_anchoring import (
@@ -34,6 +35,8 @@ from .losses import box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import NeighboringCells, conv3x3
 from .targets import GroundTruth, pad_ground_truth
+
+logger = logging.getLogger(__name__)
 
 # The best anchor of a box is positive at any IoU, as in the published models and in detectron2's
 # RetinaNet.
@@ -230,12 +233,19 @@ class GARetinaNet(DenseDetector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        if has_rpn_defaults(cfg):
+        of_rpn = keys_with_rpn_defaults(cfg)
+        if of_rpn == RETINANET_KEYS:
             raise ValueError(
                 "MODEL.GUIDED_ANCHOR has the defaults of GA-RPN, which do not suit GARetinaNet (no "
                 "square would be smaller than 64 pixels): call "
                 "ga_detectron2.use_guided_anchoring(cfg), or set OCTAVE_BASE_SCALE 4, "
                 "SHAPE_REG_WEIGHTS [1.0, 1.0], IOU_THRESHOLDS [0.4, 0.5] and MIN_POSITIVE_IOU 0.4"
+            )
+        if of_rpn:
+            logger.warning(
+                "MODEL.GUIDED_ANCHOR has the defaults of GA-RPN for %s; "
+                "ga_detectron2.use_guided_anchoring(cfg) sets the published ones of GA-RetinaNet",
+                ", ".join(of_rpn),
             )
         backbone = build_backbone(cfg)
         retinanet = cfg.MODEL.RETINANET

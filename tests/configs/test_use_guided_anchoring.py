@@ -91,15 +91,29 @@ def test_models_without_anchors_to_guide_are_refused(override: list, words: str)
         use_guided_anchoring(cfg)
 
 
-def test_retinanet_with_the_defaults_of_ga_rpn_is_refused() -> None:
+def test_retinanet_with_the_defaults_of_ga_rpn_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     cfg = read("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    add_ga_config(cfg)
     cfg.merge_from_list([*SMALL, "MODEL.META_ARCHITECTURE", "GARetinaNet"])
     with pytest.raises(ValueError, match=r"use_guided_anchoring\(cfg\), or set OCTAVE_BASE_SCALE"):
         build_model(cfg)
+    cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE = 4
+    build_model(cfg)
+    assert "GA-RPN for SHAPE_REG_WEIGHTS, IOU_THRESHOLDS, MIN_POSITIVE_IOU;" in caplog.text
+    caplog.clear()
     use_guided_anchoring(cfg)
     settings = build_model(cfg).guided_anchoring
     assert [s * settings.base_scale for s in settings.strides] == [32, 64, 128, 256, 512]
+    assert not caplog.records
+
+
+def test_get_cfg_has_the_keys_and_add_ga_config_keeps_their_values() -> None:
+    cfg = get_cfg()  # as in detectron2's own tools
+    cfg.merge_from_file(str(CONFIGS / "ga_retinanet_R_50.yaml"))
+    add_ga_config(cfg)
+    assert cfg.MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE == 4
+    assert get_cfg().MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE == 8
 
 
 @pytest.mark.parametrize("value", [6.5, "6.5", 4, "4"])
