@@ -26,7 +26,7 @@ from tests.modeling.test_golden_models import load_reference
 from tests.modeling.test_golden_retinanet import LOSSES as RETINANET_LOSSES
 from tests.modeling.test_golden_retinanet import NoBackbone
 from tests.modeling.test_golden_rpn import LOSSES as RPN_LOSSES
-from tests.modeling.test_models import batch_of, build, tiny_config
+from tests.modeling.tiny_models import batch_of, build, tiny_config
 
 PIXELS = 0.05
 GOLDEN = {"outputs": 5e-4, "losses": 1e-4, "gradients": 1e-3, "unmatched": 0.01}

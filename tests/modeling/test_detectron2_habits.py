@@ -1,26 +1,30 @@
 """What detectron2's own tests ask of a proposal generator and of a dense detector."""
 
-import logging
-
 import pytest
 import torch
 from detectron2.export import TracingAdapter
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model, build_proposal_generator
 from detectron2.structures import ImageList, Instances, RotatedBoxes
 from detectron2.utils.events import EventStorage
 
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
-from .test_guided_anchoring import make_settings
-from .test_models import BOXES, batch_of, build, infer, small_rpn, tiny_config
+from .tiny_models import (
+    BOXES,
+    SAME_PADDED_SIZE,
+    batch_of,
+    boxes_of,
+    build,
+    infer,
+    settings_of,
+    small_rpn,
+    tiny_config,
+    train_step,
+)
 
-SIZES = [(90, 120), (96, 128)]
 
-
-def features_of(height: int, width: int, images: int = 2, channels: int = 8) -> dict:
+def features_of(height: int, width: int, images: int = 2) -> dict:
     return {
-        f"p{i}": torch.randn(images, channels, -(-height >> i), -(-width >> i)).double()
+        f"p{i}": torch.randn(images, 8, -(-height >> i), -(-width >> i)).double()
         for i in range(2, 7)
     }
 
@@ -29,19 +33,19 @@ def images_of(height: int, width: int, images: int = 2) -> ImageList:
     return ImageList(torch.zeros(images, 3, height, width), [(height, width)] * images)
 
 
-def ground_truth(images: int = 2) -> list[Instances]:
-    return [x["instances"] for x in batch_of([(64, 96)] * images, [[[9, 9, 50, 40]]] * images)]
+def ground_truth() -> list[Instances]:
+    return [x["instances"] for x in batch_of([(64, 96)] * 2, [[[9, 9, 50, 40]]] * 2)]
 
 
 # -------------------------------------------------------------------------------------- what trains
 
 
-def test_rpn_logs_the_sampled_anchors_as_detectron2_does():
+def test_rpn_logs_the_sampled_anchors():
     rpn = small_rpn().train()
     samples = []
     original = rpn._adapt_sample
     rpn._adapt_sample = lambda *args: samples.append(args[2]) or original(*args)
-    with EventStorage() as storage:
+    with EventStorage(19) as storage:
         rpn(images_of(64, 96), features_of(64, 96), ground_truth())
     (sample,) = samples
     found = {name: value for name, (value, _) in storage.latest().items()}
@@ -54,39 +58,34 @@ def test_rpn_logs_the_sampled_anchors_as_detectron2_does():
     rpn(images_of(64, 96), features_of(64, 96), ground_truth())  # without a storage
 
 
-def test_retinanet_logs_positive_anchors_and_draws_pictures():
-    cfg = tiny_config("retinanet")
-    cfg.VIS_PERIOD = 2
+@pytest.mark.parametrize("kind", ["boxes", "retinanet"])
+def test_pictures_are_drawn_in_training(kind):
+    """Every VIS_PERIOD iterations; RetinaNet logs its positive anchors, too."""
+    cfg = tiny_config(kind)
+    cfg.VIS_PERIOD = 19
     model = build(cfg).train()
-    batch = batch_of(SIZES, (BOXES, BOXES[:1]))
-    for iteration, pictures in ((0, 1), (1, 0), (2, 1)):
+    batch = batch_of(SAME_PADDED_SIZE, (BOXES, BOXES[:1]))
+    for iteration in (18, 19):
         with EventStorage(iteration) as storage:
             model(batch)
+        assert len(storage._vis_data) == (iteration == 19)
+    if kind == "retinanet":
         assert storage.latest()["num_pos_anchors"][0] >= len(BOXES) / 2
-        assert [image.shape[::2] for _, image, _ in storage._vis_data] == [(3, 120)] * pictures
 
 
 # --------------------------------------------------------------------------------- what is proposed
 
 
 def test_min_size_drops_small_proposals():
-    rpn = small_rpn().eval()
-    images, features = images_of(64, 96), features_of(64, 96)
-    sides = [
-        (p.proposal_boxes.tensor[:, 2:] - p.proposal_boxes.tensor[:, :2]).amin(dim=1)
-        for p in rpn(images, features)[0]
-    ]
-    rpn.min_box_size = 12.0
-    proposals, _ = rpn(images, features)
-    for proposal, all_sides in zip(proposals, sides, strict=True):
-        boxes = proposal.proposal_boxes.tensor
-        assert ((boxes[:, 2:] - boxes[:, :2]) > 12).all()
-        assert len(boxes) > 0
-        assert (all_sides <= 12).any()
     cfg = tiny_config("proposals")
+    model = build(cfg)
     cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE = 12
-    shapes = {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in range(2, 7)}
-    assert build_proposal_generator(cfg, shapes).min_box_size == 12
+    batch = batch_of(SAME_PADDED_SIZE)
+    for result, larger in zip(infer(model, batch), infer(build(cfg), batch), strict=True):
+        smallest, of_larger = (
+            (boxes[:, 2:] - boxes[:, :2]).min() for boxes in map(boxes_of, (result, larger))
+        )
+        assert smallest < 12 < of_larger
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
@@ -104,20 +103,19 @@ def test_infinite_features_give_finite_proposals_or_an_error_in_training(value):
 
 
 @pytest.mark.parametrize("kind", ["boxes", "retinanet"])
-@pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_infinite_images_give_no_instances(kind, value):
-    model = build(tiny_config(kind))
-    batch = batch_of(SIZES)
-    batch[0]["image"] = torch.full((3, *SIZES[0]), value)
-    results = infer(model, batch)
-    assert [len(r) > 0 for r in results] == [False, True]
+def test_infinite_images_give_no_instances(kind):
+    batch = batch_of(SAME_PADDED_SIZE * 2, [[]] * 4)
+    for i, value in enumerate((torch.inf, -torch.inf, torch.nan)):
+        batch[i]["image"] = torch.full((3, 96, 128), value)
+    results = infer(build(tiny_config(kind)), batch)
+    assert [len(r) > 0 for r in results] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("kind", ["proposals", "retinanet"])
 def test_half_precision(kind):
     """All weights and inputs in bfloat16, as for a model on a GPU by ``model.half()``."""
     model = build(tiny_config(kind)).bfloat16()
-    (result,) = infer(model, batch_of(SIZES[:1], (BOXES,)))
+    (result,) = infer(model, batch_of(SAME_PADDED_SIZE[:1], (BOXES,)))
     assert len(result) > 0
     assert all(getattr(x, "tensor", x).isfinite().all() for x in result.get_fields().values())
 
@@ -125,42 +123,36 @@ def test_half_precision(kind):
 # ----------------------------------------------------------------------------- what cannot be right
 
 
-def test_maps_that_contradict_the_strides_are_refused():
-    rpn = small_rpn()
-    features = {
-        f"p{i}": torch.randn(1, 8, 256 >> (i + 1), 256 >> (i + 1)).double() for i in range(2, 7)
-    }
-    with pytest.raises(ValueError, match=r"32x32 cells for images of 256x256 .* stride of 4"):
-        rpn.train()(images_of(256, 256, 1), features, ground_truth(1))
-    # Backbones round up or down.
+@pytest.mark.parametrize("kind", ["proposals", "retinanet"])
+@pytest.mark.parametrize("run", [infer, train_step])
+def test_maps_that_contradict_the_strides_are_refused(kind, run):
+    model = build(tiny_config(kind))
+    settings_of(model).strides = (2, 4, 8, 16, 32)
+    with pytest.raises(ValueError, match=r"cells for images of 96x128 .* not a stride of 2"):
+        run(model, batch_of(SAME_PADDED_SIZE))
+
+
+def test_maps_of_sides_rounded_up_or_down_are_accepted():
     for shift in (0, 1):
-        odd = {
+        features = {
             f"p{i}": torch.randn(1, 8, (99 >> i) + shift, (130 >> i) + shift).double()
             for i in range(2, 7)
         }
-        rpn.eval()(images_of(99, 130, 1), odd)
+        small_rpn().eval()(images_of(99, 130, 1), features)
 
 
-def test_retinanet_refuses_maps_that_contradict_the_strides():
-    model = build(tiny_config("retinanet"))
-    model.guided_anchoring.strides = (4, 8, 16, 32, 64)
-    with pytest.raises(ValueError, match="is not a stride of 4"):
-        infer(model, batch_of(SIZES))
-
-
-def test_rotated_boxes_are_refused():
+def test_rotated_boxes_and_missing_ground_truth_are_refused():
+    rpn = small_rpn().train()
     boxes = RotatedBoxes(torch.tensor([[30.0, 30, 20, 10, 45]]))
     truth = [Instances((64, 96), gt_boxes=boxes, gt_classes=torch.zeros(1).long())] * 2
     with pytest.raises(ValueError, match="rotated boxes are not supported"):
-        small_rpn().train()(images_of(64, 96), features_of(64, 96), truth)
-    cfg = tiny_config("proposals")
-    cfg.MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0)
-    with pytest.raises(ValueError, match="rotated boxes are not supported"):
-        build_model(cfg)
+        rpn(images_of(64, 96), features_of(64, 96), truth)
+    with pytest.raises(ValueError, match="needs gt_instances in training"):
+        rpn(images_of(64, 96), features_of(64, 96))
 
 
 def test_more_features_than_images_are_refused_and_tridents_subclass_trains():
-    """TridentNet's backbone has three branches, of which each gives features of all images."""
+    """TridentNet's backbone has three branches; each gives features of all images."""
     rpn, features = small_rpn().train(), features_of(64, 96, 6)
     with pytest.raises(ValueError, match=r"features of 6 images, 2 images and 2 ground truths"):
         rpn(images_of(64, 96), features, ground_truth())
@@ -175,13 +167,7 @@ def test_more_features_than_images_are_refused_and_tridents_subclass_trains():
     assert all(loss.isfinite() for loss in losses.values())
 
 
-def test_sizes_without_a_shape_target_are_logged_for_few_levels(caplog):
-    with caplog.at_level(logging.WARNING):
-        make_settings(strides=(4, 8, 16, 32, 64))
-        assert not caplog.records
-        make_settings(strides=(16,), base_scale=8)
-    # By the nine approximate anchors of 128 to 203 pixels, and an IoU of 0.3.
-    assert "smaller than about 70 or larger than about 370 pixels" in caplog.text
+# -------------------------------------------------------------------------- tracing, torch.compile
 
 
 @pytest.mark.parametrize("kind", ["boxes", "retinanet"])
@@ -197,7 +183,7 @@ def test_trace_by_detectron2s_adapter_serves_other_images(kind):
         features = [features[f] for f in model.head_in_features]
         return model.forward_inference(images, features, model.head(features))
 
-    first, second = ([{"image": x["image"].float()}] for x in batch_of(SIZES))
+    first, second = ([{"image": x["image"].float()}] for x in batch_of(SAME_PADDED_SIZE))
     adapter = TracingAdapter(model, first, inference)
     with torch.no_grad():
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
@@ -211,34 +197,27 @@ def test_trace_by_detectron2s_adapter_serves_other_images(kind):
             torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["proposals", "retinanet"])
-def test_scripting_points_to_tracing(kind):
+def test_scripting_points_to_tracing():
     with pytest.raises(RuntimeError, match=r"cannot be scripted: trace it"):
-        torch.jit.script(build(tiny_config(kind)).eval())
-
-
-# ------------------------------------------------------------------------------------ torch.compile
+        torch.jit.script(small_rpn().eval())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "threshold"), [("retinanet", 1.0), ("retinanet", 0.0), ("boxes", 0.01)]
-)
-def test_compiled_model_gives_the_same(kind, threshold):
-    """With no cell, some or all passing the filter, in images of two sizes."""
-    model = build(tiny_config(kind)).eval()
-    settings = (
-        model.guided_anchoring
-        if kind == "retinanet"
-        else (model.proposal_generator.guided_anchoring)
-    )
-    settings.loc_filter_thresh = threshold
+@pytest.mark.parametrize("kind", ["proposals", "retinanet"])
+@torch.no_grad()
+def test_compiled_model_gives_the_same(kind):
+    """With no cell and some cells passing the filter, in images of two sizes."""
+    cfg = tiny_config(kind)
+    # Every level and layer of a backbone takes seconds to compile.
+    cfg.MODEL.RPN.IN_FEATURES, cfg.MODEL.RETINANET.IN_FEATURES = ["p2", "p3"], ["p3", "p4"]
+    model = build(cfg).eval()
+    model.backbone.forward = torch.compiler.disable(model.backbone.forward)
     torch._dynamo.reset()
     compiled = torch.compile(model, backend="eager")
-    with torch.no_grad():
-        for size in SIZES:
-            batch = batch_of([size], (BOXES,))
-            want, got = (m(batch)[0]["instances"] for m in (model, compiled))
-            torch.testing.assert_close(got.pred_boxes.tensor, want.pred_boxes.tensor)
-            assert len(want) > 0 or threshold == 1.0
+    for size, threshold in zip(SAME_PADDED_SIZE, (1.0, 0.01), strict=True):
+        settings_of(model).loc_filter_thresh = threshold
+        batch = batch_of([size], (BOXES,))
+        (want,), (got,) = infer(model, batch), infer(compiled, batch)
+        torch.testing.assert_close(boxes_of(got), boxes_of(want))
+        assert len(want) > 0 or threshold == 1.0
     torch._dynamo.reset()

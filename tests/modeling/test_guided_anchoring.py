@@ -1,5 +1,7 @@
 """The geometry of :class:`GuidedAnchoring` and the checks of its arguments."""
 
+import logging
+
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
@@ -54,3 +56,19 @@ def test_nearest_cells_by_brute_force():
     distance[:, (grid.centers >= torch.tensor([130.0, 97])).any(dim=1)] = torch.inf
     found = settings.nearest_cells(grid, boxes, (97, 130))
     torch.testing.assert_close(distance.gather(1, found[:, None])[:, 0], distance.amin(dim=1))
+
+
+def test_filter_keeps_cells_from_its_threshold_on():
+    settings = make_settings(loc_filter_thresh=0.5)
+    logits = (torch.arange(608) - 300.0).view(2, 304)
+    guided = settings(SIZES, logits, torch.zeros(2, 304, 2))
+    assert torch.equal(settings.kept_cells(guided), logits >= 0)
+
+
+def test_sizes_without_a_shape_target_are_logged_for_few_levels(caplog):
+    with caplog.at_level(logging.WARNING):
+        make_settings(strides=(4, 8, 16, 32, 64))
+        assert not caplog.records
+        make_settings(strides=(16,), base_scale=8)
+    # By the nine approximate anchors of 128 to 203 pixels, and an IoU of 0.3.
+    assert "smaller than about 70 or larger than about 370 pixels" in caplog.text

@@ -28,7 +28,7 @@ from ga_detectron2.modeling import retinanet as retinanet_module
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption
 from ga_detectron2.modeling.retinanet import GARetinaNetHead
 
-from .test_models import BOXES, batch_of, build, tiny_config
+from .tiny_models import BOXES, batch_of, build, tiny_config
 
 aten = torch.ops.aten
 WAITS = {
