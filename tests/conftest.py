@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.runs import arguments, config, save_weights, tiny_dataset  # noqa: F401 - fixtures
+
 PROJECT = Path(__file__).resolve().parents[1]
 # References and photographs that are not part of the project lie beside it.
 SHARED = Path(os.environ.get("GA_DETECTRON2_SHARED", PROJECT.parent / "shared"))

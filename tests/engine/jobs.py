@@ -1,50 +1,78 @@
-"""Jobs of several processes, which run on this machine."""
+"""Functions in new processes, forked by a server that has imported everything."""
 
 import contextlib
+import functools
+import multiprocessing
 import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-PROJECT = Path(__file__).resolve().parents[2]
+import torch
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["ga_detectron2.engine", "ga_detectron2.model_zoo", "torch.utils.tensorboard"]
+)
 
 
-class Job(subprocess.Popen):
-    """A Python process whose output is kept, however much it is; see :func:`start`."""
+class Job:
+    """A call in a new process on the CPU, whose output is kept.
 
-    def __init__(self, command: Sequence[str], env: dict[str, str]):
-        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe would fill up
-        # In a session of its own, so that its child processes can be ended with it.
-        super().__init__(
-            command, env=env, stdout=self._file, stderr=subprocess.STDOUT, start_new_session=True
+    Args:
+        function: function of a module.
+        args: its arguments.
+        variables: environment variables.
+    """
+
+    def __init__(self, function: Callable[..., object], *args: object, **variables: object):
+        self._log = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 - a pipe would fill up
+        environment = {k: str(v) for k, v in variables.items()}
+        self._process = SERVER.Process(
+            target=_call, args=(self._log.name, environment, function, args)
         )
+        self._process.start()
 
-    def output(self, timeout: float = 1500) -> str:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def output(self, timeout: float = 600) -> str:
         """Everything that was printed, once the process has ended."""
-        self.wait(timeout)
-        self._file.seek(0)
-        return self._file.read()
+        self._process.join(timeout)
+        assert self.returncode is not None, "still running"
+        return Path(self._log.name).read_text()
 
     def end(self) -> None:
         """Kill the process and those that it started, if it has not ended."""
-        if self.poll() is None:
+        if self.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
-            self.wait()
+            self._process.join()
 
 
-def start(command: Sequence[object], **variables: str) -> Job:
-    """A Python process on the CPU, with further environment variables."""
-    return Job(
-        [sys.executable, "-W", "ignore", *map(str, command)],
-        {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(PROJECT),
-         "OMP_NUM_THREADS": "1", **variables},
-    )  # fmt: skip
+def _call(
+    log: str, environment: dict[str, str], function: Callable[..., object], args: tuple[Any, ...]
+) -> None:
+    os.setsid()  # so that its own processes can be ended with it
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment})
+    torch.set_num_threads(1)
+    # detectron2's launch spawns processes, which would import everything again.
+    torch.multiprocessing.start_processes = functools.partial(
+        torch.multiprocessing.start_processes, start_method="fork"
+    )
+    function(*args)
 
 
 @contextlib.contextmanager
@@ -66,29 +94,18 @@ def finish(*jobs: Job) -> list[str]:
     return outputs
 
 
-def workers_of(job: Job) -> list[int]:
-    """Processes that detectron2's launch has started in it and that have not ended."""
-    found = []
-    with contextlib.suppress(OSError):
-        for pid in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split():
-            if is_worker(int(pid)):
-                found.append(int(pid))
-    return found
+def torchrun(function: Callable[..., object], argv: Sequence[str], size: int) -> list[Job]:
+    """Processes on one machine, with the variables that torchrun sets."""
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1",
+              "MASTER_PORT": free_port()}  # fmt: skip
+    return [Job(function, argv, RANK=i, LOCAL_RANK=i, **shared) for i in range(size)]
 
 
-def is_worker(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
-    with contextlib.suppress(OSError):
-        return "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
-    return False
-
-
-def assert_ended(pids: Sequence[int]) -> None:
-    """They end within a minute; a system may take a while to clear them away."""
-    limit = time.monotonic() + 60
-    while left := [pid for pid in pids if is_worker(pid)]:
-        assert time.monotonic() < limit, f"still running: {left}"
-        time.sleep(0.1)
+def two_machines(function: Callable[..., object], argv: Sequence[str]) -> list[Job]:
+    """Two processes on each of two machines, both of which are this one."""
+    options = ["--num-gpus", "2", "--num-machines", "2"]
+    options += ["--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    return [Job(function, [*options, "--machine-rank", str(i), *argv]) for i in (0, 1)]
 
 
 def free_port() -> int:
@@ -100,13 +117,22 @@ def free_port() -> int:
     raise AssertionError("a hundred ports are all taken")
 
 
-def torchrun(script: Path, argv: Sequence[str], **variables: str) -> Job:
-    """Two processes of torchrun."""
-    options = ["--standalone", "--nproc-per-node", "2", script]
-    return start(["-m", "torch.distributed.run", *options, *argv], **variables)
+def workers_of(pid: int) -> list[int]:
+    """Processes that a process has started and that have not ended."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [child for child in map(int, children) if is_running(child)]
 
 
-def launch_two_machines(script: Path, argv: Sequence[str], **variables: str) -> list[Job]:
-    """Two processes on each of two machines, both of which are this one."""
-    options = ["--num-gpus", 2, "--num-machines", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
-    return [start([script, *options, "--machine-rank", i, *argv], **variables) for i in (0, 1)]
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_ended(pids: Sequence[int]) -> None:
+    """They end within a minute."""
+    limit = time.monotonic() + 60
+    while left := [pid for pid in pids if is_running(pid)]:
+        assert time.monotonic() < limit, f"still running: {left}"
+        time.sleep(0.1)

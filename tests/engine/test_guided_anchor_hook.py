@@ -1,21 +1,20 @@
 """Statistics and pictures of guided anchors during training."""
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import DefaultTrainer, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import nn
 
 from ga_detectron2 import record_guided_anchors
-from ga_detectron2.engine import GuidedAnchorHook, load_config
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "small"
+from ga_detectron2.engine import GuidedAnchorHook
 
 
 def images() -> list[dict]:
@@ -47,12 +46,9 @@ class Pictures(EventWriter):
 
 
 @pytest.fixture(params=["ga_rpn", "ga_retinanet"])
-def model(request: pytest.FixtureRequest) -> nn.Module:
-    narrow = ["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "50", "MODEL.FPN.OUT_CHANNELS", "32"]
-    narrow += ["MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"]
-    cfg = load_config(str(CONFIGS / f"{request.param}_R_18.yaml"), narrow)
+def model(request: pytest.FixtureRequest, config: Callable) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(cfg)
+    return build_model(config(f"small/{request.param}_R_18", MODEL__RESNETS__NORM="FrozenBN"))
 
 
 class Trainer(SimpleTrainer):
@@ -122,3 +118,11 @@ def test_batch_without_objects_has_no_scalars_of_objects(model: nn.Module) -> No
 def test_model_without_guided_anchors_is_refused() -> None:
     with pytest.raises(ValueError, match="has no guided anchors"):
         GuidedAnchorHook(nn.Linear(1, 1))
+
+
+def test_trainer_of_detectron2_takes_the_hook(config: Callable, tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    trainer = DefaultTrainer(config("ga_rpn_R_50", DATASETS__TEST="()"))
+    trainer.register_hooks([GuidedAnchorHook(trainer.model, period=2)])
+    trainer.train()
+    assert 0 <= trainer.storage.latest()["guided_anchors/kept_share"][0] <= 1

@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,11 +42,8 @@ def test_writable_paths_are_left_unchanged(place: Path) -> None:
     ("check", "path", "reason"),
     [
         (check_output_file, "{place}/folder", "is a folder"),
-        (check_output_file, "{place}/new/", "is a folder"),
         (check_output_file, "{place}/file/x.json", "{place}/file is a file, not a folder"),
         (check_output_folder, "{place}/file", "is a file, not a folder"),
-        (check_output_folder, "{place}/file/a/b", "{place}/file is a file, not a folder"),
-        (check_output_file, "/proc/nothing", "no file can be made in /proc"),
         (check_output_folder, "/proc/nothing/at/all", "no file can be made in /proc"),
     ],
 )
@@ -66,15 +62,6 @@ def test_folder_without_permission_is_refused(place: Path) -> None:
         check_output_file("--json", str(place / "folder" / "x.json"))
 
 
-def test_full_disk_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(**_options: object) -> object:
-        return open("/dev/full", "wb")
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(ConfigError, match=r"OUTPUT_DIR: .*folder .*No space left on device"):
-        check_output_folder("OUTPUT_DIR", str(place / "folder"))
-
-
 ABSENT = ("--config-file", "absent.yaml")
 
 
@@ -82,7 +69,6 @@ ABSENT = ("--config-file", "absent.yaml")
     ("tool", "arguments", "option", "path"),
     [
         ("demo", (*ABSENT, "--input", "a.png"), "--json", "folder"),
-        ("demo", (*ABSENT, "--input", "a.png"), "--output", "file/pictures"),
         ("diagnose", ABSENT, "--json", "folder"),
         ("dump_proposals", ABSENT, "--output", "folder"),
         ("export_model", ABSENT, "--output", "file"),

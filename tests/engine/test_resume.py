@@ -3,20 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
 
-from ga_detectron2.engine import GATrainer, GuidedAnchorHook, load_config
+from ga_detectron2.engine import GATrainer
 from ga_detectron2.errors import GAError
 
 SMALL = {
-    "MODEL__RESNETS__DEPTH": 50,
-    "MODEL__RESNETS__STEM_OUT_CHANNELS": 8,
-    "MODEL__RESNETS__RES2_OUT_CHANNELS": 32,
-    "MODEL__RESNETS__WIDTH_PER_GROUP": 8,
     "MODEL__FPN__OUT_CHANNELS": 16,
     "MODEL__RETINANET__NUM_CONVS": 1,
     "MODEL__RETINANET__NORM": "",
@@ -34,14 +28,14 @@ class CutOffError(Exception):
 
 
 @pytest.fixture
-def config(arguments: Callable, tmp_path: Path) -> Callable[..., CfgNode]:
-    def config(folder: str, name: str = "small/ga_rpn_R_18", **overrides: object) -> CfgNode:
-        call = arguments(name, **{**SMALL, **overrides}, OUTPUT_DIR=tmp_path / folder)
-        cfg = load_config(call[1], call[4:], [call[3]])
-        (tmp_path / folder).mkdir(exist_ok=True)
-        return cfg
+def make(config: Callable, tmp_path: Path) -> Callable[..., CfgNode]:
+    """Makes the configuration of a training into a folder."""
 
-    return config
+    def make(folder: str, name: str = "small/ga_rpn_R_18", **overrides: object) -> CfgNode:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return config(name, **{**SMALL, **overrides}, OUTPUT_DIR=tmp_path / folder)
+
+    return make
 
 
 def train(cfg: CfgNode, stop_in: int | None = None) -> dict:
@@ -86,41 +80,41 @@ def assert_same(found: object, expected: object) -> None:
     "name",
     ["small/ga_rpn_R_18", pytest.param("small/ga_retinanet_R_18", marks=pytest.mark.slow)],
 )
-def test_resumed_training_equals_an_uninterrupted_one(config: Callable, name: str) -> None:
-    whole = train(config("whole", name))
+def test_resumed_training_equals_an_uninterrupted_one(make: Callable, name: str) -> None:
+    whole = train(make("whole", name))
     assert whole["iteration"] == 6
-    cut = train(config("cut", name), stop_in=5)
+    cut = train(make("cut", name), stop_in=5)
     assert cut["iteration"] == 3
-    assert_same(train(config("cut", name)), whole)
-    other = train(config("other", name, SEED=2))
+    assert_same(train(make("cut", name)), whole)
+    other = train(make("other", name, SEED=2))
     assert not torch.equal(
         other["model"]["backbone.fpn_output3.weight"], whole["model"]["backbone.fpn_output3.weight"]
     )
 
 
 @pytest.mark.slow
-def test_random_seed_is_kept_in_the_checkpoint(config: Callable) -> None:
-    train(config("cut", SEED=-1), stop_in=3)
-    found = train(config("cut", SEED=-1))
+def test_random_seed_is_kept_in_the_checkpoint(make: Callable) -> None:
+    train(make("cut", SEED=-1), stop_in=3)
+    found = train(make("cut", SEED=-1))
     seed = found["trainer"]["seed"]
-    assert_same(found, train(config("whole", SEED=seed)))
-    assert train(config("other", SEED=-1), stop_in=3)["trainer"]["seed"] != seed
+    assert_same(found, train(make("whole", SEED=seed)))
+    assert train(make("other", SEED=-1), stop_in=3)["trainer"]["seed"] != seed
 
 
 @pytest.mark.slow
-def test_resume_with_workers(config: Callable) -> None:
-    whole = train(config("whole"))
-    train(config("cut", DATALOADER__NUM_WORKERS=2), stop_in=3)
-    assert_same(train(config("cut", DATALOADER__NUM_WORKERS=2)), whole)
+def test_resume_with_workers(make: Callable) -> None:
+    whole = train(make("whole"))
+    train(make("cut", DATALOADER__NUM_WORKERS=2), stop_in=3)
+    assert_same(train(make("cut", DATALOADER__NUM_WORKERS=2)), whole)
 
 
-def test_missing_final_checkpoint_is_written(config: Callable, tmp_path: Path) -> None:
+def test_missing_final_checkpoint_is_written(make: Callable, tmp_path: Path) -> None:
     """Interrupted between the checkpoint of the last iteration and the final one."""
-    whole = train(config("whole", SOLVER__MAX_ITER=2))
+    whole = train(make("whole", SOLVER__MAX_ITER=2))
     final = tmp_path / "whole" / "model_final.pth"
     final.unlink()
     (tmp_path / "whole" / "last_checkpoint").write_text("model_0000001.pth")
-    assert_same(train(config("whole", SOLVER__MAX_ITER=2)), whole)
+    assert_same(train(make("whole", SOLVER__MAX_ITER=2)), whole)
     assert final.is_file()
 
 
@@ -133,38 +127,9 @@ def test_missing_final_checkpoint_is_written(config: Callable, tmp_path: Path) -
     ],
 )
 def test_checkpoint_of_another_training_is_refused(
-    config: Callable, change: dict, message: str
+    make: Callable, change: dict, message: str
 ) -> None:
-    train(config("first", SOLVER__MAX_ITER=2, MODEL__BACKBONE__FREEZE_AT=2))
+    train(make("first", SOLVER__MAX_ITER=2, MODEL__BACKBONE__FREEZE_AT=2))
     with pytest.raises(GAError, match=message) as error:
-        train(config("first", **{"SOLVER__MAX_ITER": 3, "MODEL__BACKBONE__FREEZE_AT": 2, **change}))
+        train(make("first", **{"SOLVER__MAX_ITER": 3, "MODEL__BACKBONE__FREEZE_AT": 2, **change}))
     assert "\n" not in str(error.value)
-
-
-def test_numpy_values_of_a_hook_are_resumed(
-    config: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Best(HookBase):
-        best = np.float64(1.5)
-
-        def state_dict(self) -> dict:
-            return {"best": self.best, "counts": {np.int64(3): [np.float32(0.25)]}}
-
-        def load_state_dict(self, state: dict) -> None:
-            loaded.append(state)
-
-    loaded: list[dict] = []
-    build_hooks = GATrainer.build_hooks
-    monkeypatch.setattr(GATrainer, "build_hooks", lambda self: [*build_hooks(self), Best()])
-    train(config("hook", SOLVER__MAX_ITER=1))
-    assert not loaded
-    train(config("hook", SOLVER__MAX_ITER=2))
-    assert loaded == [{"best": 1.5, "counts": {3: [0.25]}}]
-
-
-def test_hook_works_with_the_trainer_of_detectron2(config: Callable) -> None:
-    cfg = config("theirs", SOLVER__MAX_ITER=20)
-    trainer = DefaultTrainer(cfg)
-    trainer.register_hooks([GuidedAnchorHook(trainer.model)])
-    trainer.train()
-    assert 0 <= trainer.storage.latest()["guided_anchors/kept_share"][0] <= 1

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2 import model_zoo
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import build_model
 
 from ga_detectron2.data import register_datasets
 from ga_detectron2.engine import load_config
-from tests.recipes.runs import (
-    CONFIGS,
-    GA_LOSSES,
-    losses,
-    metrics,
-    narrow_overrides,
-)
+from tests.runs import CONFIGS, GA_LOSSES, losses, metrics, results
 from tests.scripts import load_script
 
 BOX_LOSSES = {"loss_cls", "loss_box_reg"}
@@ -36,32 +30,31 @@ def check_losses(folder: Path, expected: set[str]) -> None:
     assert all(math.isfinite(v) and v >= 0 for v in found.values()), found
 
 
-def detections(folder: Path) -> list[dict]:
-    return json.loads((folder / "inference" / "coco_instances_results.json").read_text())
+ANY_SCORE = {"MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0}
 
 
 def test_masks(train_net, arguments: Callable, tmp_path: Path) -> None:
-    train_net.main(arguments("recipes/ga_mask_R_50", MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.0))
+    train_net.main(arguments("recipes/ga_mask_R_50", **ANY_SCORE))
     output = tmp_path / "output"
     check_losses(output, GA_LOSSES | BOX_LOSSES | {"loss_mask"})
     assert {"bbox/AP", "segm/AP"} <= set(metrics(output))
-    for found in detections(output):
+    for found in results(output):
         assert found["segmentation"]["size"] == [64, 96]
 
 
 def test_cascade(train_net, arguments: Callable, tmp_path: Path) -> None:
-    train_net.main(arguments("recipes/ga_cascade_R_50", MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.0))
+    train_net.main(arguments("recipes/ga_cascade_R_50", **ANY_SCORE))
     output = tmp_path / "output"
     check_losses(output, GA_LOSSES | STAGE_LOSSES)
     assert "bbox/AP" in metrics(output)
-    assert detections(output)
+    assert results(output)
 
 
 def test_keypoints(train_net, arguments: Callable, tmp_path: Path) -> None:
     train_net.main(
         arguments(
             "recipes/ga_keypoint_R_50",
-            MODEL__ROI_HEADS__SCORE_THRESH_TEST=0.0,
+            **ANY_SCORE,
             MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS=5,
             MODEL__ROI_KEYPOINT_HEAD__CONV_DIMS=(16, 16),
             TEST__KEYPOINT_OKS_SIGMAS=[0.05] * 5,
@@ -70,7 +63,7 @@ def test_keypoints(train_net, arguments: Callable, tmp_path: Path) -> None:
     output = tmp_path / "output"
     check_losses(output, GA_LOSSES | BOX_LOSSES | {"loss_keypoint"})
     assert {"bbox/AP", "keypoints/AP"} <= set(metrics(output))
-    assert {len(found["keypoints"]) for found in detections(output)} == {5 * 3}
+    assert {len(found["keypoints"]) for found in results(output)} == {5 * 3}
 
 
 def test_keypoint_flip_map_is_that_of_detectron2(tmp_path: Path) -> None:
@@ -92,7 +85,7 @@ def test_keypoint_flip_map_is_that_of_detectron2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
-        ("ga_keypoint_R_50", {}, "NUM_KEYPOINTS is 17, but annotations of 'ga_parts' have 5"),
+        ("ga_keypoint_R_50", {}, "NUM_KEYPOINTS is 17, but annotations of 'ga_tiny' have 5"),
         (
             "ga_keypoint_R_50",
             {"MODEL__ROI_KEYPOINT_HEAD__NUM_KEYPOINTS": 5},
@@ -105,7 +98,7 @@ def test_keypoint_flip_map_is_that_of_detectron2(tmp_path: Path) -> None:
         ),
         ("ga_faster_R_50_amp", {}, "SOLVER.AMP.ENABLED needs a CUDA device"),
         ("finetune_faster_R_50", {}, "DATASETS.PROPOSAL_FILES_TRAIN names 0 files for 1"),
-        ("few_classes_R_50", {"MODEL__ROI_HEADS__NUM_CLASSES": 3}, "MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("few_classes_R_50", {"MODEL__ROI_HEADS__NUM_CLASSES": 4}, "MODEL.ROI_HEADS.NUM_CLASSES"),
     ],
 )
 def test_mistakes_are_reported_before_training(
@@ -128,11 +121,6 @@ def test_one_gpu_is_the_same_schedule_by_images() -> None:
     ]
 
 
-def test_one_gpu(train_net, arguments: Callable, tmp_path: Path) -> None:
-    train_net.main(arguments("recipes/ga_faster_R_50_one_gpu", DATASETS__TEST="()"))
-    check_losses(tmp_path / "output", GA_LOSSES | BOX_LOSSES)
-
-
 def test_large_images_are_cropped_and_not_resized(
     train_net, arguments: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
@@ -151,44 +139,29 @@ def test_large_images_are_cropped_and_not_resized(
     assert "RandomCrop(crop_type='absolute', crop_size=[48, 64])" in printed
 
 
-def save_initial_weights(path: Path, config: str, *overrides: str) -> dict[str, torch.Tensor]:
-    """State of a new model, also saved to ``path``."""
-    torch.manual_seed(5)
-    cfg = load_config(str(CONFIGS / f"{config}.yaml"), [*narrow_overrides(), *overrides])
-    state = build_model(cfg).state_dict()
-    torch.save({"model": state}, path)
-    return state
-
-
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model_final.pth", weights_only=True)["model"]
 
 
+def parameters_of(state: dict[str, torch.Tensor]) -> list[str]:
+    """Names of what is trained, apart from norms."""
+    return [n for n in state if n.endswith((".weight", ".bias")) and ".norm." not in n]
+
+
 def test_fine_tuning_on_stored_proposals(
-    train_net, arguments: Callable, shapes_with_parts: str, tmp_path: Path
+    train_net, arguments: Callable, save_weights: Callable, tmp_path: Path
 ) -> None:
     """A trained detector with an RPN is fine-tuned on the proposals of a GA-RPN."""
-    save_initial_weights(tmp_path / "rpn.pth", "ga_rpn_R_50")
-    detector = save_initial_weights(
-        tmp_path / "detector.pth",
-        "ga_faster_R_50",
-        *("MODEL.PROPOSAL_GENERATOR.NAME", "RPN"),
-        *("MODEL.ROI_HEADS.NUM_CLASSES", "1"),
-    )
     proposals = tmp_path / "proposals.pkl"
     load_script("dump_proposals").main(
-        [
-            *("--config-file", str(CONFIGS / "ga_rpn_R_50.yaml")),
-            *("--dataset", shapes_with_parts, "--dataset-name", "ga_parts"),
-            *("--output", str(proposals)),
-            *narrow_overrides(),
-            *("MODEL.WEIGHTS", str(tmp_path / "rpn.pth"), "DATASETS.TEST", "('ga_parts',)"),
-        ]
+        arguments("ga_rpn_R_50", "--output", proposals, MODEL__WEIGHTS=save_weights("ga_rpn_R_50"))
     )
+    weights = save_weights("ga_faster_R_50", MODEL__PROPOSAL_GENERATOR__NAME="RPN")
+    detector = torch.load(weights)["model"]
     train_net.main(
         arguments(
             "recipes/finetune_faster_R_50",
-            MODEL__WEIGHTS=tmp_path / "detector.pth",
+            MODEL__WEIGHTS=weights,
             DATASETS__PROPOSAL_FILES_TRAIN=(str(proposals),),
             DATASETS__PROPOSAL_FILES_TEST=(str(proposals),),
             SOLVER__BASE_LR=0.0,
@@ -200,15 +173,13 @@ def test_fine_tuning_on_stored_proposals(
     # With a learning rate of 0, the weights stay the same.
     found = final_weights(output)
     assert not any("proposal_generator" in name for name in found)
-    parameters = [n for n in found if n.endswith((".weight", ".bias")) and ".norm." not in n]
-    assert any(n.startswith("roi_heads.box_predictor") for n in parameters)
-    assert all(torch.equal(found[n], detector[n]) for n in parameters)
+    names = parameters_of(found)
+    assert any(n.startswith("roi_heads.box_predictor") for n in names)
+    assert all(torch.equal(found[n], detector[n]) for n in names)
 
 
 def test_fine_tuning_has_the_settings_of_the_weights() -> None:
     """Those of detectron2's own Faster R-CNN."""
-    from detectron2 import model_zoo
-
     theirs = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     ours = load_config(str(CONFIGS / "recipes" / "finetune_faster_R_50.yaml"))
     assert ours.MODEL.ROI_BOX_HEAD == theirs.MODEL.ROI_BOX_HEAD
@@ -224,27 +195,27 @@ def test_fine_tuning_has_the_settings_of_the_weights() -> None:
 
 
 def test_few_classes_start_from_a_model_with_80(
-    train_net, arguments: Callable, tmp_path: Path, capfd: pytest.CaptureFixture
+    train_net,
+    arguments: Callable,
+    save_weights: Callable,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture,
 ) -> None:
-    published = save_initial_weights(tmp_path / "published.pth", "ga_faster_R_50")
+    weights = save_weights("ga_faster_R_50", MODEL__ROI_HEADS__NUM_CLASSES=80)
+    published = torch.load(weights)["model"]
     train_net.main(
-        arguments(
-            "recipes/few_classes_R_50",
-            MODEL__WEIGHTS=tmp_path / "published.pth",
-            SOLVER__BASE_LR=0.0,
-        )
+        arguments("recipes/few_classes_R_50", MODEL__WEIGHTS=weights, SOLVER__BASE_LR=0.0)
     )
     output = tmp_path / "output"
     check_losses(output, GA_LOSSES | BOX_LOSSES)
     found = final_weights(output)
-    parameters = [n for n in found if n.endswith((".weight", ".bias")) and ".norm." not in n]
-    new = {n for n in parameters if not torch.equal(found[n], published[n])}
+    new = {n for n in parameters_of(found) if not torch.equal(found[n], published[n])}
     assert new == {
         f"roi_heads.box_predictor.{layer}.{kind}"
         for layer in ("cls_score", "bbox_pred")
         for kind in ("weight", "bias")
     }
-    assert found["roi_heads.box_predictor.cls_score.weight"].shape[0] == 2  # and background
+    assert found["roi_heads.box_predictor.cls_score.weight"].shape[0] == 3  # and background
     assert "roi_heads.box_predictor.cls_score.weight" in capfd.readouterr().out  # a warning
 
 
