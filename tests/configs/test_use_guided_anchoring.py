@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from ga_detectron2 import add_ga_config, use_guided_anchoring
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.modeling import GARetinaNet, GuidedAnchorRPN
+from tests.runs import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MAY_CHANGE = ("MODEL.GUIDED_ANCHOR.", "MODEL.RPN.", "MODEL.RETINANET.")
 SMALL = [
     *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", 4),

@@ -1,6 +1,5 @@
 """An HTTP server on 127.0.0.1 that can misbehave."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -60,11 +59,3 @@ def serve() -> Iterator[FileServer]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def closed_port() -> Iterator[int]:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]

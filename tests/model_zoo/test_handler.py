@@ -93,33 +93,27 @@ def test_lazy_config(ga_rpn: dict) -> None:
     assert torch.equal(model.state_dict()[LOC], ga_rpn["rpn_head.conv_loc.weight"])
 
 
-@pytest.mark.parametrize("groups", [32, 64])
-def test_imagenet_backbone_in_default_trainer(
-    publish: Callable, groups: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_imagenet_backbone_in_default_trainer(publish: Callable, tmp_path: Path) -> None:
     """ResNeXt with torchvision's names; an eighth as wide, with as few groups."""
     tensors = make_imagenet(
-        lambda weights: ResNet(Bottleneck, [3, 4, 23, 3], groups=groups, width_per_group=4)
+        lambda weights: ResNet(Bottleneck, [3, 4, 23, 3], groups=32, width_per_group=4)
     )
-    publish(f"resnext101_{groups}x4d", tensors)
-    cfg = model_zoo.get_config(f"ga_faster_X_101_{groups}x4d")
-    assert f"ga://resnext101_{groups}x4d" == cfg.MODEL.WEIGHTS
+    publish("resnext101_32x4d", tensors)
+    cfg = model_zoo.get_config("ga_faster_X_101_32x4d")
+    assert cfg.MODEL.WEIGHTS == "ga://resnext101_32x4d"
     cfg.merge_from_list(
         [
-            *(*QUICK, "MODEL.RESNETS.NUM_GROUPS", groups // 8, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
+            *(*QUICK, "MODEL.RESNETS.NUM_GROUPS", 4, "MODEL.RESNETS.WIDTH_PER_GROUP", 4),
             *("DATASETS.TRAIN", ("ga_shapes_train",), "DATALOADER.NUM_WORKERS", 0),
             *("OUTPUT_DIR", str(tmp_path), "MODEL.ROI_HEADS.NUM_CLASSES", 3),
         ]
     )
     trainer = DefaultTrainer(cfg)
     trainer.resume_or_load(resume=False)
-    ours = build_model(cfg)
-    GACheckpointer(ours).load(cfg.MODEL.WEIGHTS)
-    for model in (trainer.model, ours):
-        found = model.backbone.bottom_up.state_dict()
-        assert found["res2.0.conv2.weight"].shape == (groups // 2, 4, 3, 3)
-        expected = conversion.convert_weights(tensors)["model"]
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    found = trainer.model.backbone.bottom_up.state_dict()
+    assert found["res2.0.conv2.weight"].shape == (16, 4, 3, 3)
+    expected = conversion.convert_weights(tensors)["model"]
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_another_number_of_classes(publish: Callable, caplog: pytest.LogCaptureFixture) -> None:
@@ -146,20 +140,6 @@ def test_another_depth(publish: Callable) -> None:
         GACheckpointer(build_model(cfg)).load("ga://ga_rpn_R_101")
 
 
-@pytest.mark.slow
-def test_model_by_name(publish: Callable) -> None:
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        k: torch.rand(shape, generator=generator)
-        for k, shape in SHAPES["ga-rpn_r50-caffe_fpn_1x_coco"].items()
-    }
-    publish("ga_rpn_R_50", {"state_dict": tensors, "meta": {}})
-    model = model_zoo.get("ga_rpn_R_50.yaml", trained=True, device="cpu")
-    assert model.training
-    found = model.state_dict()
-    assert torch.equal(found["backbone.fpn_output5.bias"], tensors["neck.fpn_convs.3.conv.bias"])
-
-
 # -- The cache -------------------------------------------------------------------------------------
 
 
@@ -182,7 +162,9 @@ def test_file_is_downloaded_and_converted_once(
         PathManager.open("ga://ga_rpn_R_50", "wb")
 
 
-def test_conversion_follows_the_download(ga_rpn: dict, publish: Callable) -> None:
+def test_conversion_follows_the_download_and_the_converter(
+    ga_rpn: dict, publish: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = get_path()
     changed = {**ga_rpn, "rpn_head.conv_loc.bias": torch.tensor([5.0])}
     publish("ga_rpn_R_50", changed)
@@ -190,10 +172,6 @@ def test_conversion_follows_the_download(ga_rpn: dict, publish: Callable) -> Non
     assert get_path() == path
     found = torch.load(path, weights_only=True)["model"]
     assert found["proposal_generator.rpn_head.anchor_loc.bias"].tolist() == [5]
-
-
-def test_conversion_follows_the_converter(ga_rpn: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = get_path()
     monkeypatch.setattr(handler, "_CONVERSION", handler._CONVERSION + 1)
     assert get_path() != path
 
@@ -223,9 +201,8 @@ def test_processes_share_a_download(server: FileServer, ga_rpn: dict) -> None:
 # -- Failures --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [403, 404, 503])
-def test_server_without_the_file(server: FileServer, ga_rpn: dict, status: int) -> None:
-    server.status = status
+def test_server_without_the_file(server: FileServer, ga_rpn: dict) -> None:
+    server.status = 503
     fails("openmmlab|guided_anchoring/.*: cannot be downloaded .*GA_DETECTRON2_MIRROR.* save it as")
     server.status = 0
     get_path()
@@ -266,7 +243,7 @@ def test_cache_is_not_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     fails(r"cannot write to the cache folder .*FVCORE_CACHE")
 
 
-@pytest.mark.parametrize("mirror", ["host/folder", "ftp://host", "file:///folder", "https://"])
+@pytest.mark.parametrize("mirror", ["host/folder", "file:///folder", "https://"])
 def test_wrong_mirror(mirror: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     monkeypatch.setenv("GA_DETECTRON2_MIRROR", mirror)
