@@ -12,7 +12,6 @@ recommends settings. The exit status is 1 if there are errors.
 """
 
 import argparse
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -36,10 +35,11 @@ from ga_detectron2.data.coco import CocoFile
 from ga_detectron2.data.findings import ERROR
 from ga_detectron2.engine import load_config
 from ga_detectron2.engine.command_line import (
+    add_number,
     add_overrides,
-    at_least,
     errors_in_one_line,
     make_parser,
+    write_json,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.engine.run_config import check_dataset
@@ -71,14 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="decode images, read their headers only, or skip them (default: full)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
-    parser.add_argument(
-        "--draw",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="draw N images with their location and shape targets, and a plot of all shapes "
-        "(default: none)",
-    )
+    text = "draw N images with their location and shape targets, and a plot of all shapes"
+    add_number(parser, "--draw", 0, text, minimum=0)
     parser.add_argument(
         "--output",
         metavar="DIR",
@@ -144,10 +138,7 @@ def check(args: argparse.Namespace) -> int:
             "findings": [asdict(finding) for finding in findings.in_order()],
             "shapes": shapes,
         }
-        os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, allow_nan=False)
-        print(f"check_dataset.py: the results are in {args.json}")
+        write_json("check_dataset.py", args.json, content)
     if (args.draw or args.output) and shapes["objects"]:
         draw(output, data, input_size, settings, args.draw)
     return findings.count(ERROR)

@@ -11,7 +11,6 @@ MODEL.WEIGHTS where --opts gives it, otherwise the last checkpoint in OUTPUT_DIR
 
 import argparse
 import glob
-import json
 import logging
 import os
 import sys
@@ -25,12 +24,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from ga_detectron2.data.images import printable, read_rgb
 from ga_detectron2.engine import GuidedPredictor, Prediction, read_inference_config
 from ga_detectron2.engine.command_line import (
+    add_confidence_threshold,
     add_config_file,
     add_dataset,
-    at_least,
+    add_number,
     errors_in_one_line,
     input_files,
     make_parser,
+    write_json,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.errors import ConfigError, DataError
@@ -76,13 +77,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="a folder, or a file for a single image or video (default: a window, where a key "
         "shows the next image and Esc ends)",
     )
-    output.add_argument(
-        "--confidence-threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="minimum score of detections, 0 to 1 (default: 0.5)",
-    )
+    add_confidence_threshold(output)
     output.add_argument(
         "--show",
         choices=("detections", "proposals", *TILES),
@@ -90,12 +85,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "probability or anchor shapes; or all on one sheet (default: detections, or proposals if "
         "the model makes no detections)",
     )
-    output.add_argument(
-        "--max-boxes",
-        type=at_least(1),
-        default=25,
-        metavar="N",
-        help="draw and write at most N proposals and anchors, the best (default: 25)",
+    add_number(
+        output, "--max-boxes", 25, "draw and write at most N proposals and anchors, the best"
     )
     output.add_argument(
         "--json", metavar="FILE", help="write the results, boxes in pixels, to this file as well"
@@ -163,45 +154,35 @@ class Demo:
         """Results for the JSON file; boxes are x1, y1, x2, y2 in pixels of the image."""
         result: dict[str, Any] = {}
         if prediction.detections is not None:
-            detections = prediction.detections.to("cpu")
-            detections = detections[detections.scores >= self.args.confidence_threshold]
-            result["detections"] = [
-                {
-                    "box": box,
-                    "score": score,
-                    "class_id": index,
-                    "class": class_name(index, self.predictor.metadata),
-                }
-                for box, score, index in zip(
-                    detections.pred_boxes.tensor.tolist(),
-                    detections.scores.tolist(),
-                    detections.pred_classes.tolist(),
-                    strict=True,
-                )
-            ]
+            found = prediction.detections.to("cpu")
+            found = found[found.scores >= self.args.confidence_threshold]
+            classes = found.pred_classes.tolist()
+            names = [class_name(index, self.predictor.metadata) for index in classes]
+            columns = {"score": found.scores.tolist(), "class_id": classes, "class": names}
+            result["detections"] = rows(found.pred_boxes.tensor.tolist(), columns)
         if prediction.proposals is not None and (
             self.show in ("proposals", "all") or prediction.detections is None
         ):
             proposals = prediction.proposals.to("cpu")[: self.args.max_boxes]
             scores = proposals.objectness_logits.sigmoid().tolist()
-            result["proposals"] = [
-                {"box": box, "score": score}
-                for box, score in zip(proposals.proposal_boxes.tensor.tolist(), scores, strict=True)
-            ]
+            result["proposals"] = rows(proposals.proposal_boxes.tensor.tolist(), {"score": scores})
         if prediction.guided is not None and self.show in ("anchors", "all"):
             anchors = anchors_of_image(prediction.guided, prediction.input_size)
-            boxes = anchors.boxes * np.tile(anchors.scale_to((height, width)), 2)
             threshold = self.predictor.location_threshold
             selected = select_anchors(anchors, threshold, self.args.max_boxes, MAX_OVERLAP)
-            result["anchors"] = [
-                {
-                    "box": boxes[i].tolist(),
-                    "probability": float(anchors.probability[i]),
-                    "stride": anchors.strides[anchors.level[i]],
-                }
-                for i in selected
-            ]
+            boxes = anchors.boxes * np.tile(anchors.scale_to((height, width)), 2)
+            columns = {
+                "probability": anchors.probability[selected].tolist(),
+                "stride": [anchors.strides[i] for i in anchors.level[selected]],
+            }
+            result["anchors"] = rows(boxes[selected].tolist(), columns)
         return result
+
+
+def rows(boxes: list[list[float]], columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """One dictionary for each box."""
+    lines = zip(boxes, *columns.values(), strict=True)
+    return [dict(zip(("box", *columns), line, strict=True)) for line in lines]
 
 
 def check_outputs(args: argparse.Namespace, files: list[str]) -> None:
@@ -346,13 +327,6 @@ def place(output: str | None) -> str:
     return f" are in {printable(output)}" if output else ""
 
 
-def write_results(demo: Demo, path: str) -> None:
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(demo.results, file, indent=1)
-    print(f"demo.py: the results are in {printable(path)}")
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -366,7 +340,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             run_on_video(demo, args.video_input, video_target(args))
         if args.json:
-            write_results(demo, args.json)
+            write_json("demo.py", args.json, demo.results)
         if not demo.results:
             raise DataError("none of the files could be read")
 

@@ -18,22 +18,18 @@ on those whose scores are reported.
 """
 
 import argparse
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 from detectron2.utils.logger import setup_logger
 
 from ga_detectron2.engine import check_run, load_inference_model, read_inference_config
 from ga_detectron2.engine.command_line import (
-    add_config_file,
-    add_dataset,
-    add_overrides,
+    add_model,
     at_least,
     errors_in_one_line,
     input_files,
     make_parser,
+    write_json,
 )
 from ga_detectron2.engine.output_paths import check_output_file
 from ga_detectron2.errors import ConfigError
@@ -42,8 +38,7 @@ from ga_detectron2.evaluation.diagnosis import diagnose, format_diagnosis
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add_config_file(parser)
-    add_dataset(parser, "DATASETS.TEST")
+    add_model(parser)
     parser.add_argument(
         "--max-images",
         type=at_least(1),
@@ -51,7 +46,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="use only the first N images of each dataset (default: all)",
     )
     parser.add_argument("--json", metavar="FILE", help="write the results to this file as well")
-    add_overrides(parser)
     return parser.parse_intermixed_args(argv)
 
 
@@ -79,9 +73,8 @@ def main(argv: list[str] | None = None) -> None:
         for name, result in results["datasets"].items():
             print(f"\n{name}, {results['weights']}: {format_diagnosis(result)}")
         if args.json:
-            os.makedirs(os.path.dirname(os.path.abspath(args.json)), exist_ok=True)
-            Path(args.json).write_text(json.dumps(results, indent=1), encoding="utf-8")
-            print(f"\ndiagnose.py: the results are in {args.json}")
+            print()
+            write_json("diagnose.py", args.json, results)
 
 
 if __name__ == "__main__":

@@ -34,19 +34,14 @@ from ga_detectron2.engine import check_run, load_inference_model, read_inference
 from ga_detectron2.engine.command_line import (
     add_config_file,
     add_dataset,
+    add_number,
     add_overrides,
     add_processes,
-    at_least,
     errors_in_one_line,
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file
-from ga_detectron2.engine.processes import (
-    is_torchrun,
-    run_processes,
-    share_threads,
-    use_torchrun,
-)
+from ga_detectron2.engine.processes import is_torchrun, run_processes, share_threads, use_torchrun
 from ga_detectron2.engine.proposal_dump import ProposalDump
 from ga_detectron2.engine.run_config import check_dataset, register_arguments
 from ga_detectron2.errors import ConfigError
@@ -67,13 +62,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_dataset(source, "--dataset-name or DATASETS.TEST")
     target = parser.add_argument_group("output")
     target.add_argument("--output", required=True, metavar="FILE.pkl", help="the file to write")
-    target.add_argument(
-        "--shard-size",
-        type=at_least(1),
-        default=500,
-        metavar="N",
-        help="images in a shard, which is computed once (default: 500)",
-    )
+    text = "images in a shard, which is computed once"
+    add_number(target, "--shard-size", 500, text)
     add_processes(parser.add_argument_group("processes"))
     add_overrides(parser)
     args = parser.parse_intermixed_args(argv)
@@ -84,8 +74,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
-    """The checked configuration and the name of the dataset."""
+def open_dump(args: argparse.Namespace) -> tuple[ProposalDump, CfgNode]:
+    """The dump of the dataset, and the checked configuration."""
     cfg = read_inference_config(args.config_file, args.opts, args.dataset)
     if args.dataset_name:
         cfg.DATASETS.TEST = (args.dataset_name,)
@@ -93,12 +83,7 @@ def setup(args: argparse.Namespace) -> tuple[CfgNode, str]:
     if len(cfg.DATASETS.TEST) > 1:
         names = ", ".join(cfg.DATASETS.TEST)
         raise ConfigError(f"DATASETS.TEST has several datasets: choose --dataset-name from {names}")
-    return cfg, cfg.DATASETS.TEST[0]
-
-
-def open_dump(args: argparse.Namespace) -> tuple[ProposalDump, CfgNode]:
-    cfg, name = setup(args)
-    records = DatasetCatalog.get(name)
+    records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     return ProposalDump(args.output, cfg, records, args.shard_size), cfg
 
 

@@ -28,10 +28,8 @@ from ga_detectron2.engine import (
     read_inference_config,
 )
 from ga_detectron2.engine.command_line import (
-    add_config_file,
-    add_dataset,
-    add_overrides,
-    at_least,
+    add_model,
+    add_number,
     errors_in_one_line,
     input_files,
     make_parser,
@@ -50,7 +48,7 @@ from ga_detectron2.export import (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add_config_file(parser)
+    add_model(parser)
     parser.add_argument(
         "--format",
         choices=["torchscript", "onnx"],
@@ -77,15 +75,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="score the exported model on DATASETS.TEST; results go to DIR/inference",
     )
-    add_dataset(parser, "DATASETS.TEST")
-    parser.add_argument(
-        "--opset",
-        type=at_least(16),  # which has detectron2's ROIAlign
-        default=DEFAULT_OPSET,
-        metavar="N",
-        help=f"version of ONNX's operators, at least 16 (default: {DEFAULT_OPSET})",
-    )
-    add_overrides(parser)
+    # 16 has detectron2's ROIAlign.
+    text = "version of ONNX's operators, at least 16"
+    add_number(parser, "--opset", DEFAULT_OPSET, text, minimum=16)
     args = parser.parse_intermixed_args(argv)
     needed = ["onnx", "onnxruntime"] if args.check or args.run_eval else ["onnx"]
     for name in needed if args.format == "onnx" else []:

@@ -12,22 +12,21 @@ import argparse
 import logging
 import os
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ga_detectron2.data import register_datasets
 from ga_detectron2.data.images import printable
 from ga_detectron2.engine import GuidedPredictor, check_run, read_inference_config
 from ga_detectron2.engine.command_line import (
-    add_config_file,
     add_dataset,
-    add_overrides,
-    at_least,
+    add_model,
+    add_number,
     errors_in_one_line,
     input_files,
     make_parser,
 )
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
+from ga_detectron2.engine.run_config import check_dataset, register_arguments
 from ga_detectron2.errors import ConfigError
 from ga_detectron2.evaluation import recall_of_metrics, recall_of_proposals
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
@@ -77,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     shapes = add_command(
         "shapes", "width and height of guided anchors against those of the objects"
     )
-    add_model(shapes, default_images=50)
+    add_predictor(shapes, default_images=50)
     shapes.set_defaults(function=plot_shapes)
 
     anchors = add_command(
@@ -94,7 +93,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="weights of the other model (default: as for --weights)",
     )
-    add_model(anchors, default_images=4)
+    add_predictor(anchors, default_images=4)
     anchors.set_defaults(function=plot_anchors)
 
     for command, name in ((recall, "recall.png"), (shapes, "shapes.png")):
@@ -107,23 +106,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def add_model(parser: argparse.ArgumentParser, default_images: int) -> None:
-    add_config_file(parser)
+def add_predictor(parser: argparse.ArgumentParser, default_images: int) -> None:
+    add_model(parser)
     parser.add_argument(
         "--weights",
         metavar="FILE",
         help="weights of the model (default: MODEL.WEIGHTS where it is given here, otherwise the "
         "last checkpoint in OUTPUT_DIR)",
     )
-    parser.add_argument(
-        "--num-images",
-        type=at_least(1),
-        default=default_images,
-        metavar="N",
-        help=f"use the first N images of DATASETS.TEST (default: {default_images})",
-    )
-    add_dataset(parser, "DATASETS.TEST")
-    add_overrides(parser)
+    add_number(parser, "--num-images", default_images, "use the first N images of DATASETS.TEST")
 
 
 def load_predictor(
@@ -136,7 +127,7 @@ def load_predictor(
 
 
 def plot_recall(args: argparse.Namespace) -> None:
-    register_datasets(args.dataset)
+    register_arguments(args.dataset)
     curves = []
     for result in tqdm(args.results, unit="model"):
         name, _, path = result.partition("=")
@@ -154,8 +145,7 @@ def annotations(dataset: str | None, path: str) -> str:
     """The annotations of a registered dataset."""
     if not dataset:
         raise ConfigError(f"{path} needs --test NAME, the dataset to which its proposals belong")
-    if dataset not in DatasetCatalog:
-        raise ConfigError(f"--test: there is no dataset '{dataset}'; register it with --dataset")
+    check_dataset("--test", dataset)
     json_file: str | None = MetadataCatalog.get(dataset).get("json_file")
     if json_file is None:
         raise ConfigError(f"--test: dataset '{dataset}' has no annotations in COCO's JSON format")

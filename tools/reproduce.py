@@ -60,12 +60,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="folder with the published files of weights (default: ga://NAME)",
     )
-    parser.add_argument(
-        "--output",
-        default="output/reproduce",
-        metavar="DIR",
-        help="folder for results, logs and detections (default: output/reproduce)",
-    )
+    text = "folder for results, logs and detections (default: output/reproduce)"
+    parser.add_argument("--output", default="output/reproduce", metavar="DIR", help=text)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
         help="keys of every configuration and their new values; comes last",
@@ -135,8 +131,8 @@ class Stopwatch:
         return time.perf_counter()
 
 
-def measure(model_info: PublishedModel, args: argparse.Namespace) -> Measurement:
-    """Evaluate a published model."""
+def measure(model_info: PublishedModel, args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a published model; returns fields of :class:`Measurement`."""
     weights = f"ga://{model_info.name}"
     if args.weights_dir:
         weights = os.path.join(args.weights_dir, os.path.basename(model_info.weights_url))
@@ -163,18 +159,14 @@ def measure(model_info: PublishedModel, args: argparse.Namespace) -> Measurement
     }
     task, key = {"AR1000": ("proposal_recall", "AR@1000")}.get(model_info.metric, ("bbox", "AP"))
     is_on_gpu = cfg.MODEL.DEVICE.startswith("cuda")
-    return Measurement(
-        name=model_info.name,
-        metric=model_info.metric,
-        published=model_info.coco_val2017,
-        dataset=dataset,
-        measured=scores.get(task, {}).get(key),
-        images=len(loader.dataset),
-        images_per_second=stopwatch.images / stopwatch.seconds if stopwatch.images else None,
-        peak_memory_gib=torch.cuda.max_memory_allocated() / 2**30 if is_on_gpu else None,
-        as_published=not args.weights_dir or _has_sha256(weights, model_info.sha256_prefix),
-        scores=scores,
-    )
+    return {
+        "measured": scores.get(task, {}).get(key),
+        "images": len(loader.dataset),
+        "images_per_second": stopwatch.images / stopwatch.seconds if stopwatch.images else None,
+        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if is_on_gpu else None,
+        "as_published": not args.weights_dir or _has_sha256(weights, model_info.sha256_prefix),
+        "scores": scores,
+    }
 
 
 def _has_sha256(path: str, prefix: str) -> bool:
@@ -212,16 +204,14 @@ def main(argv: list[str] | None = None) -> None:
     os.makedirs(args.output, exist_ok=True)
     measurements = []
     for name in args.names:
+        info = MODELS[name]
         try:
-            measurement = measure(MODELS[name], args)
+            fields = measure(info, args)
         except Exception as error:  # The next model may still work.
             logging.getLogger(__name__).exception(f"Evaluation of {name} failed")
-            reason = " ".join(str(error).split()) or type(error).__name__
-            info = MODELS[name]
-            measurement = Measurement(
-                name, info.metric, info.coco_val2017, args.dataset.split("=")[0], error=reason
-            )
-        measurements.append(measurement)
+            fields = {"error": " ".join(str(error).split()) or type(error).__name__}
+        dataset = args.dataset.split("=")[0]
+        measurements.append(Measurement(name, info.metric, info.coco_val2017, dataset, **fields))
         with atomic_open(json_file, "w") as file:
             json.dump([{**asdict(m), "difference": m.difference} for m in measurements], file)
     print(f"\n{format_table(measurements)}\n\nNumbers: {json_file}")

@@ -20,10 +20,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from ga_detectron2.engine import GuidedPredictor, check_run, read_inference_config
 from ga_detectron2.engine.command_line import (
-    add_config_file,
-    add_dataset,
-    add_overrides,
-    at_least,
+    add_confidence_threshold,
+    add_model,
+    add_number,
     errors_in_one_line,
     make_parser,
 )
@@ -46,35 +45,15 @@ OVERVIEW_IMAGES = 12
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__)
-    add_config_file(parser)
-    parser.add_argument(
-        "--num-images",
-        type=at_least(1),
-        default=8,
-        metavar="N",
-        help="draw the first N images of DATASETS.TEST (default: 8)",
-    )
+    add_model(parser)
+    add_number(parser, "--num-images", 8, "draw the first N images of DATASETS.TEST")
     parser.add_argument(
         "--output",
         metavar="DIR",
         help="folder for the pictures (default: OUTPUT_DIR/visualization)",
     )
-    add_dataset(parser, "DATASETS.TEST")
-    parser.add_argument(
-        "--confidence-threshold",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="minimum score of detections, 0 to 1 (default: 0.5)",
-    )
-    parser.add_argument(
-        "--max-anchors",
-        type=at_least(0),
-        default=25,
-        metavar="N",
-        help="draw at most N guided anchors, the likeliest (default: 25)",
-    )
-    add_overrides(parser)
+    add_confidence_threshold(parser)
+    add_number(parser, "--max-anchors", 25, "draw at most N guided anchors, the likeliest", 0)
     return parser.parse_intermixed_args(argv)
 
 

@@ -1,20 +1,27 @@
 """Shared options and error reporting of the tools, with detectron2's option names."""
 
 import argparse
+import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from detectron2.engine import default_argument_parser
 
+from ga_detectron2.data.images import printable
 from ga_detectron2.errors import GAError
 from ga_detectron2.modeling.compilation import compiler_failure
 
 from .processes import exit_once
 
 __all__ = [
+    "add_confidence_threshold",
     "add_config_file",
     "add_dataset",
+    "add_model",
+    "add_number",
     "add_overrides",
     "add_processes",
     "at_least",
@@ -22,6 +29,7 @@ __all__ = [
     "input_files",
     "make_parser",
     "make_training_parser",
+    "write_json",
 ]
 
 
@@ -47,6 +55,16 @@ def make_training_parser(description: str | None, epilog: str) -> argparse.Argum
     parser.set_defaults(dist_url="auto")
     add_dataset(parser, "the training and test datasets of the configuration")
     return parser
+
+
+def add_model(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    """Add ``--config-file``, ``--dataset`` and ``opts``, for ``parse_intermixed_args``.
+
+    ``opts`` are keys and values at the end.
+    """
+    add_config_file(parser, required)
+    add_dataset(parser, "DATASETS.TEST")
+    add_overrides(parser)
 
 
 def add_config_file(parser: argparse._ActionsContainer, required: bool = True) -> None:
@@ -84,25 +102,32 @@ def add_overrides(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_confidence_threshold(parser: argparse._ActionsContainer) -> None:
+    """Add ``--confidence-threshold``."""
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="minimum score of detections, 0 to 1 (default: 0.5)",
+    )
+
+
+def add_number(
+    parser: argparse._ActionsContainer, option: str, default: int, text: str, minimum: int = 1
+) -> None:
+    """Add an option that is an integer; the help is ``text`` with the default."""
+    text = f"{text} (default: {default})"
+    kind = at_least(minimum)
+    parser.add_argument(option, type=kind, default=default, metavar="N", help=text)
+
+
 def add_processes(parser: argparse._ActionsContainer) -> None:
     """Add ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``."""
-    parser.add_argument(
-        "--num-gpus",
-        type=at_least(1),
-        default=1,
-        metavar="N",
-        help="processes on this machine, one for each GPU, or on the CPU (default: 1)",
-    )
-    parser.add_argument(
-        "--num-machines", type=at_least(1), default=1, metavar="N", help="machines (default: 1)"
-    )
-    parser.add_argument(
-        "--machine-rank",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="rank of this machine, from 0 (default: 0)",
-    )
+    text = "processes on this machine, one for each GPU, or on the CPU"
+    add_number(parser, "--num-gpus", 1, text)
+    add_number(parser, "--num-machines", 1, "machines")
+    add_number(parser, "--machine-rank", 0, "rank of this machine, from 0", minimum=0)
     parser.add_argument(
         "--dist-url",
         default="auto",
@@ -110,6 +135,14 @@ def add_processes(parser: argparse._ActionsContainer) -> None:
         help="tcp://HOST:PORT of the first of several machines (default: auto, a free port of "
         "this machine)",
     )
+
+
+def write_json(tool: str, path: str, content: Any) -> None:
+    """Write the file of ``--json``, whose folder may be missing, and print its path."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+    print(f"{tool}: the results are in {printable(path)}")
 
 
 def input_files(args: argparse.Namespace) -> list[str]:
