@@ -22,17 +22,8 @@ from typing import Any
 
 import torch
 import torchvision
-from measure import (
-    Step,
-    Table,
-    add_common_arguments,
-    describe,
-    headline,
-    no_tf32,
-    number,
-    take_turns,
-    write_json,
-)
+from measure import Step, add_common_arguments, no_tf32, take_turns
+from report import Table, describe, headline, number, share_text, write_json
 from torch import Tensor, nn
 
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
@@ -182,12 +173,6 @@ def measure_level(
         "largest_difference": difference,
         "repeats": len(times[0]),
     }
-
-
-def share_text(share: float | None) -> str:
-    if share is None:
-        return "never"
-    return "always" if share == 0 else f"{100 * share:.3g} %"
 
 
 def add_row(table: Table, line: dict[str, Any]) -> None:

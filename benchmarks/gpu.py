@@ -1,19 +1,16 @@
 """Checks and measurements of one step of benchmarks/gpu.sh, which says how to run them.
 
     python benchmarks/gpu.py STEP OUT [--device cuda|cpu] [--quick] [--seconds 60]
-    python benchmarks/gpu.py summary OUT
 
 A step is a list of cases. Each result goes to OUT/STEP.json at once; a case that fails does not
-keep the others from running, and none begins after --seconds. The summary prints all steps and
-writes OUT/gpu_DEVICE.json. On a CPU the same code runs, in small with --quick, to try the script.
+keep the others from running, and none begins after --seconds. On a CPU the same code runs, in small
+with --quick, to try the script; the step "all" runs every step in one process.
 """
 
 import argparse
 import itertools
 import json
-import re
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -32,22 +29,19 @@ import models
 import numpy as np
 import targets
 import torch
-from measure import Table, describe, number, take_turns, write_json
+from measure import take_turns
+from report import describe, write_json
 
 from ga_detectron2.export import ExportedModel, compare_results, export_folder
 from ga_detectron2.modeling import matching
 from tests.export.models import FAMILIES, make_model, noise
 from tests.modeling.test_host_sync import make_step
+from tests.scripts import load_script
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 Result = dict[str, Any]
 Case = tuple[str, Callable[[], Result | Iterable[Result]]]
-
-# Images a second and peak memory of whole models against their twins.
-GOAL_MODELS = ("ga_rpn_R_50", "ga_retinanet_R_50")
-GOALS = {"inference": 0.97, "training": 0.95}
-MEMORY_GOAL = 1.1
 
 
 # ------------------------------------------------------------------------------------ correctness
@@ -62,16 +56,15 @@ def checks(args: argparse.Namespace) -> Iterator[Case]:
         yield f"golden model {name}", partial(gpu_checks.golden_model, name, device)
     # float16 autocast is not for training on a CPU.
     dtypes = (torch.bfloat16, torch.float16)[: 1 if device == "cpu" else 2]
+    against_cpu = partial(gpu_checks.against_cpu, device=device, side=70 if args.quick else 160)
     for kind, model in gpu_checks.KINDS.items():
-        yield f"{model}, no boxes", partial(gpu_checks.against_cpu, kind, device, boxes=False)
+        yield f"{model}, no boxes", partial(against_cpu, kind, boxes=False)
         yield f"{model}, no location passes", partial(gpu_checks.no_location, kind, device)
         for dtype in dtypes:
             yield f"{model}, {dtype} autocast", partial(gpu_checks.amp, kind, device, dtype)
-    for seed, (kind, model) in itertools.product(
-        range(1 if args.quick else 4), gpu_checks.KINDS.items()
-    ):
-        name = f"{model} against a CPU, batch {seed}"
-        yield name, partial(gpu_checks.against_cpu, kind, device, seed)
+    seeds = range(1 if args.quick else 4)
+    for seed, (kind, model) in itertools.product(seeds, gpu_checks.KINDS.items()):
+        yield f"{model} against a CPU, batch {seed}", partial(against_cpu, kind, seed=seed)
 
 
 def waiting(args: argparse.Namespace) -> Iterator[Case]:
@@ -292,17 +285,16 @@ def train(config: str, output: Path, args: argparse.Namespace, options: list[str
     """Run tools/train_net.py; ``rows`` are the lines of its metrics.json.
 
     Raises:
-        RuntimeError: it failed; with the end of its output.
+        RuntimeError: it failed.
     """
-    command = [sys.executable, "-W", "ignore", str(PROJECT / "tools" / "train_net.py")]
-    command += ["--config-file", str(PROJECT / "configs" / config), *options]
-    command += ["OUTPUT_DIR", str(output), "MODEL.DEVICE", args.device]
+    argv = ["--config-file", str(PROJECT / "configs" / config), *options]
+    argv += ["OUTPUT_DIR", str(output), "MODEL.DEVICE", args.device]
     start = time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise RuntimeError(f"tools/train_net.py failed: {done.stdout[-1500:]}")
-    lines = (output / "metrics.json").read_text().splitlines()
-    rows = [json.loads(x) for x in lines]
+    try:
+        load_script("train_net").main(argv)
+    except SystemExit as stop:
+        raise RuntimeError(f"tools/train_net.py failed: {stop}") from stop
+    rows = [json.loads(x) for x in (output / "metrics.json").read_text().splitlines()]
     last = next(x for x in reversed(rows) if "time" in x)
     return {
         "rows": rows,
@@ -389,7 +381,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], Iterator[Case]]] = {
 }
 
 
-def run_step(args: argparse.Namespace) -> bool:
+def run_step(step: str, args: argparse.Namespace) -> bool:
     """Run the cases of a step, and write each result at once; whether all were right."""
     torch.manual_seed(0)
     machine = describe(args.device, torch.get_num_threads())
@@ -398,10 +390,10 @@ def run_step(args: argparse.Namespace) -> bool:
     def add(**row: Any) -> None:
         rows.append(row)
         print(json.dumps(row), flush=True)
-        write_json(args.out / f"{args.step}.json", machine, rows)
+        write_json(args.out / f"{step}.json", machine, rows)
 
     start = time.perf_counter()
-    for name, run in STEPS[args.step](args):
+    for name, run in STEPS[step](args):
         if time.perf_counter() - start > args.seconds:
             add(case=name, skipped=f"not begun after {args.seconds:g} s")
             continue
@@ -415,76 +407,9 @@ def run_step(args: argparse.Namespace) -> bool:
     return all(row.get("ok", True) for row in rows)
 
 
-def summarize(out: Path) -> bool:
-    """Print what the steps found and write it to one file; whether nothing failed."""
-    found = {step: json.loads((out / f"{step}.json").read_text()) for step in STEPS
-             if (out / f"{step}.json").exists()}  # fmt: skip
-    if not found:
-        sys.exit(f"gpu.py: no results in {out}")
-    machine = next(iter(found.values()))["machine"]
-    print(f"\n{machine['device']}, torch {machine['torch']}, Python {machine['python']}\n")
-    table = Table("step", "right", "wrong", "without a judgement", "skipped")
-    wrong = []
-    for step in STEPS:
-        rows = found.get(step, {"results": []})["results"]
-        skipped = sum("skipped" in x for x in rows)
-        judged = [x["ok"] for x in rows if "ok" in x]
-        wrong += [f"{step}: {json.dumps(x)[:600]}" for x in rows if not x.get("ok", True)]
-        others = len(rows) - skipped - len(judged)
-        table.add(step, sum(judged), judged.count(False), others if rows else "not run", skipped)
-    for line in wrong:
-        print(f"WRONG {line}")
-    print_speed({step: x["results"] for step, x in found.items()})
-    device = re.sub(r"\W+", "_", machine["device"].lower()).strip("_")
-    rows = [{"step": step, **row} for step, x in found.items() for row in x["results"]]
-    write_json(out / f"gpu_{device}.json", machine, rows)
-    print(f"\nAll numbers: {out / f'gpu_{device}.json'}")
-    return not wrong
-
-
-def print_speed(found: dict[str, list[Result]]) -> None:
-    lines = [x for x in found.get("models", []) if "ratio" in x]
-    if lines:
-        print(f"\nWhole models; goals of R-50: {GOALS}, peak memory {MEMORY_GOAL}\n")
-        table = models.make_table()
-        for line in lines:
-            models.add_row(table, line)
-        for line in lines:
-            memory = line["memory_mib"] or [1.0, 0.0]
-            too_slow = line["ratio"] < GOALS[line["mode"]]
-            too_large = memory[1] > MEMORY_GOAL * memory[0]
-            if line["model"] in GOAL_MODELS and (too_slow or too_large):
-                keys = ("model", "mode", "precision", "batch")
-                print("below its goal:", *(line[k] for k in keys))
-    lines = [x for x in found.get("heads", []) if "ratio" in x]
-    if lines:
-        print("\nHeads: time as a share of detectron2's, and of the branches for a CPU\n")
-        table = Table("", "ms", "ratio", "memory ratio")
-        for x in lines:
-            memory = x.get("memory_mib")
-            table.add(
-                x["case"],
-                number(1000 * x.get("ours_s", x.get("seconds"))),
-                f"{x['ratio']:.2f}",
-                f"{memory[1] / memory[0]:.2f}" if memory and memory[0] else "",
-            )
-    lines = found.get("adaption", [])
-    if lines:
-        print("\nFeature adaption and matching: from which share of cells the whole map pays\n")
-        for x in lines:
-            if "pays_from" in x:
-                shares = {k: adaption.share_text(v) for k, v in x["pays_from"].items()}
-                print(f"{x['case']}: {shares}")
-            else:
-                print({k: v if isinstance(v, str) else number(1000 * v) for k, v in x.items()})
-    for step in ("quickstart", "faster", "export"):
-        for x in found.get(step, []):
-            print(f"{step}: {json.dumps(x)[:400]}")
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("step", choices=[*STEPS, "summary"])
+    parser.add_argument("step", choices=[*STEPS, "all"])
     parser.add_argument("out", type=Path, help="folder for the results")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true", help="small and few, to try the script")
@@ -492,8 +417,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     args.out.mkdir(parents=True, exist_ok=True)
-    right = summarize(args.out) if args.step == "summary" else run_step(args)
-    sys.exit(0 if right else 1)
+    right = [run_step(x, args) for x in (STEPS if args.step == "all" else [args.step])]
+    sys.exit(0 if all(right) else 1)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@
 #
 #     benchmarks/gpu.sh [OUT] [--device cuda|cpu] [--quick]      OUT: output/gpu by default
 #
-# --device cpu --quick tries every step in small on a CPU, in a few minutes. On a machine without
-# internet that has Python 3.12, torch, torchvision, NumPy, OpenCV, matplotlib and pytest:
+# --device cpu --quick tries every step in small on a CPU, in one process and about a minute. On a
+# machine without internet that has Python 3.12, torch, torchvision, NumPy, OpenCV, matplotlib and
+# pytest:
 #
 #     tools/pack_offline.sh --python 3.12        here
 #     output/offline/install.sh                  there, in a copy of this folder
@@ -22,11 +23,12 @@ usage="usage: benchmarks/gpu.sh [OUT] [--device cuda|cpu] [--quick]"
 out=""
 options=()
 total=480
+quick=""
 while [ $# -gt 0 ]; do
     case "$1" in
         -h | --help) echo "$usage"; exit ;;
         --device) options+=(--device "${2-}"); shift 2 || exit 2 ;;
-        --quick) options+=(--quick); total=1800; shift ;;
+        --quick) options+=(--quick); quick=1; shift ;;
         -*) echo "gpu.sh: unknown option $1. $usage" >&2; exit 2 ;;
         *) out=$1; shift ;;
     esac
@@ -37,12 +39,15 @@ export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
 # Steps with their limits in seconds; a step that needs less leaves more to those after it.
 steps=(checks:75 waiting:35 models:150 heads:40 quickstart:80 adaption:35 faster:60 export:40)
+if [ -n "$quick" ]; then
+    steps=(all:900)
+    total=1000
+fi
 failed=0
 for entry in "${steps[@]}"; do
     step=${entry%:*}
     limit=${entry#*:}
     rm -f "$out/$step.json"
-    if [ "$total" -gt 480 ]; then limit=300; fi
     left=$((total - SECONDS - 10))
     if [ "$limit" -gt "$left" ]; then limit=$left; fi
     if [ "$limit" -lt 20 ]; then
@@ -58,6 +63,6 @@ for entry in "${steps[@]}"; do
         echo "gpu.sh: $step ended with status $status (124: out of time); see $out/$step.log"
     fi
 done
-"$python" -W ignore "$root/benchmarks/gpu.py" summary "$out" | tee "$out/summary.txt"
+"$python" -W ignore "$root/benchmarks/gpu_summary.py" "$out" | tee "$out/summary.txt"
 echo "gpu.sh: $SECONDS s"
 exit $failed

@@ -125,10 +125,12 @@ def golden_model(name: str, device: str) -> dict[str, Any]:
 
 
 @no_tf32()
-def against_cpu(kind: str, device: str, seed: int = 0, boxes: bool = True) -> dict[str, Any]:
-    """Losses, gradients and results on a random batch of images of different sizes."""
+def against_cpu(
+    kind: str, device: str, seed: int = 0, boxes: bool = True, side: int = 160
+) -> dict[str, Any]:
+    """Losses, gradients and results on a random batch of images of up to ``side`` pixels."""
     rng = random.Random(seed)
-    sizes = [(rng.randint(60, 160), rng.randint(60, 160)) for _ in range(3)]
+    sizes = [(rng.randint(60, side), rng.randint(60, side)) for _ in range(3)]
     batch = batch_of(sizes, [draw_boxes(rng, size) if boxes else [] for size in sizes])
     cpu = make_model(kind)
     gpu = copy.deepcopy(cpu).to(device)

@@ -23,18 +23,8 @@ from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from measure import (
-    Step,
-    Table,
-    add_common_arguments,
-    autocast,
-    describe,
-    headline,
-    memory_of,
-    number,
-    take_turns,
-    write_json,
-)
+from measure import Step, add_common_arguments, autocast, memory_of, take_turns
+from report import Table, describe, headline, number, write_json
 from torch import nn
 
 import ga_detectron2

@@ -26,20 +26,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from heads import make_boxes, set_share
-from measure import (
-    Step,
-    Table,
-    add_common_arguments,
-    autocast,
-    chosen,
-    describe,
-    headline,
-    memory_of,
-    number,
-    peak_memory,
-    take_turns,
-    write_json,
-)
+from measure import Step, add_common_arguments, autocast, chosen, memory_of, peak_memory, take_turns
+from report import Table, describe, headline, number, write_json
 from torch import nn
 
 from ga_detectron2 import add_ga_config

@@ -22,17 +22,8 @@ from typing import Any
 
 import torch
 from heads import make_boxes
-from measure import (
-    Step,
-    Table,
-    add_common_arguments,
-    describe,
-    headline,
-    number,
-    peak_allocated,
-    take_turns,
-    write_json,
-)
+from measure import Step, add_common_arguments, peak_allocated, take_turns
+from report import Table, describe, headline, number, write_json
 
 from ga_detectron2.model_zoo import get_config
 from ga_detectron2.modeling.anchors import cells_inside_images, make_guided_anchors

@@ -19,8 +19,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from heads import LINES, add_arguments, measure_line
-from measure import Table, add_common_arguments, describe, headline, number, write_json
+from measure import add_common_arguments
 from mmdetection import peer
+from report import Table, describe, headline, number, write_json
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,28 @@ def test_unknown_options_are_refused() -> None:
     assert "unknown option --cpu" in done.stderr
 
 
+def test_steps_have_limits_within_eight_minutes(benchmark_module, tmp_path: Path) -> None:
+    # A Python that only says what it was called with, and takes no time.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$4" in waiting) exit 3;; esac\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(SCRIPT), str(tmp_path / "out")],
+        env={**os.environ, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    begun = re.findall(r"^gpu.sh: (\w+), at most (\d+) s", done.stdout, re.M)
+    assert [step for step, _ in begun] == list(benchmark_module("gpu_summary").STEPS)
+    assert {step for step, _ in begun} == set(benchmark_module("gpu").STEPS)
+    # A step that fails does not keep the others from running.
+    assert "gpu.sh: waiting ended with status 3" in done.stdout
+    assert done.returncode == 1
+    assert (tmp_path / "out" / "export.log").read_text().split()[3:6] == [
+        *("export", str(tmp_path / "out"), "--seconds"),
+    ]
+
+
 def test_other_cases_run_after_a_failure(
     benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -51,7 +74,7 @@ def test_other_cases_run_after_a_failure(
     assert rows[0]["error"] == "RuntimeError: no kernel image"
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        gpu.main(["summary", str(tmp_path)])
+        benchmark_module("gpu_summary").main(tmp_path)
     assert stop.value.code == 1
     printed = capsys.readouterr().out
     assert "| checks | 1 | 1 | 1 | 0 |" in printed
@@ -77,13 +100,12 @@ def test_errors_of_known_tensors(benchmark_module) -> None:
 
 
 @pytest.mark.slow
-def test_every_step_runs_on_a_cpu(tmp_path: Path) -> None:
+def test_every_step_runs_on_a_cpu(benchmark_module, tmp_path: Path) -> None:
     done = run(tmp_path, "--device", "cpu", "--quick")
     logs = "".join(x.read_text()[-1500:] for x in tmp_path.glob("*.log"))
     assert done.returncode == 0, done.stdout + logs
     (merged,) = tmp_path.glob("gpu_*.json")
     rows = json.loads(merged.read_text())["results"]
-    steps = {"checks", "waiting", "models", "heads", "quickstart", "adaption", "faster", "export"}
-    assert {x["step"] for x in rows} == steps
+    assert {x["step"] for x in rows} == set(benchmark_module("gpu").STEPS)
     assert all(x.get("ok", True) and "skipped" not in x for x in rows)
     assert (tmp_path / "summary.txt").read_text() in done.stdout

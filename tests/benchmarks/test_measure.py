@@ -37,9 +37,9 @@ def test_peak_memory_is_near_what_a_step_fills(benchmark_module) -> None:
 
 
 def test_table_and_numbers(benchmark_module, capsys: pytest.CaptureFixture) -> None:
-    measure = benchmark_module("measure")
-    table = measure.Table("name", "a", "b")
-    table.add("x", measure.number(0.012345), measure.number(None))
+    report = benchmark_module("report")
+    table = report.Table("name", "a", "b")
+    table.add("x", report.number(0.012345), report.number(None))
     assert capsys.readouterr().out == "| name | a | b |\n| --- | ---: | ---: |\n| x | 0.0123 |  |\n"
-    found = [measure.number(x) for x in (1.5, 12.0, 123.4, 12345.6, 0.5)]
+    found = [report.number(x) for x in (1.5, 12.0, 123.4, 12345.6, 0.5)]
     assert found == ["1.50", "12.0", "123", "12346", "0.500"]
