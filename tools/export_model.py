@@ -39,6 +39,7 @@ from ga_detectron2.export import (
     DEFAULT_OPSET,
     DESCRIPTION,
     FILES,
+    MIN_OPSET,
     ExportedModel,
     compare_results,
     export_folder,
@@ -75,9 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="score the exported model on DATASETS.TEST; results go to DIR/inference",
     )
-    # 16 has detectron2's ROIAlign.
-    text = "version of ONNX's operators, at least 16"
-    add_number(parser, "--opset", DEFAULT_OPSET, text, minimum=16)
+    text = f"version of ONNX's operators, at least {MIN_OPSET}"
+    add_number(parser, "--opset", DEFAULT_OPSET, text, minimum=MIN_OPSET)
     args = parser.parse_intermixed_args(argv)
     needed = ["onnx", "onnxruntime"] if args.check or args.run_eval else ["onnx"]
     for name in needed if args.format == "onnx" else []:

@@ -49,7 +49,7 @@ class AnchorStats:
         """
         instances = [x.to(guided.anchors.device) for x in instances]
         inside = cells_inside_images(guided.grid, [x.image_size for x in instances])
-        kept = self._settings.kept_cells(guided) & inside
+        kept = self._settings.kept_cells(guided.loc_logits) & inside
         self._add_cells(guided, inside, kept, instances)
         for n, image in enumerate(instances):
             if len(image):

@@ -2,7 +2,7 @@
 
 from .comparison import Differences, compare_results
 from .folder import export_folder
-from .onnx import DEFAULT_OPSET, export_onnx
+from .onnx import DEFAULT_OPSET, MIN_OPSET, export_onnx
 from .runtime import DESCRIPTION, FILES, ExportedModel
 from .torchscript import export_torchscript
 from .traceable import infer, make_traceable
@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_OPSET",
     "DESCRIPTION",
     "FILES",
+    "MIN_OPSET",
     "Differences",
     "ExportedModel",
     "compare_results",

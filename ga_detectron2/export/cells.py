@@ -1,7 +1,4 @@
-"""Location filter that traces with dynamic image sizes.
-
-The rule is that of ``GuidedAnchoring.kept_cells``.
-"""
+"""Location filter that traces with dynamic image sizes."""
 
 from typing import NamedTuple
 
@@ -61,7 +58,7 @@ def levels_by_image(
         N lists of L levels. N is fixed in a trace, the number of cells is not.
     """
     counts = [x.height * x.width for x in features]
-    kept = (loc_logits.sigmoid() >= guided_anchoring.loc_filter_thresh).split(counts, dim=1)
+    kept = guided_anchoring.kept_cells(loc_logits).split(counts, dim=1)
     deltas = shape_deltas.split(counts, dim=1)
     return [
         [

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from .tracing import INPUT_NAME, make_adapter, output_names, without_tracer_warnings
 
+MIN_OPSET = 16
+"""First version with detectron2's ROIAlign."""
 DEFAULT_OPSET = 17
-"""At least 16, the first with detectron2's ROIAlign."""
 
 
 def export_onnx(
@@ -22,7 +23,7 @@ def export_onnx(
         model: see :func:`make_traceable`.
         image: (C, H, W), any image that the model takes.
         file: path of the new file.
-        opset: ONNX opset version, at least 16.
+        opset: ONNX opset version, at least ``MIN_OPSET``.
 
     Returns:
         names of the outputs.

@@ -12,8 +12,8 @@ from torch import nn
 from ga_detectron2.modeling import GARetinaNet, GuidedAnchorRPN
 from ga_detectron2.modeling.guided_anchoring import TRACEABLE
 
-from .retinanet import TraceableGARetinaNet
-from .rpn import TraceableGuidedAnchorRPN
+from .traceable_retinanet import TraceableGARetinaNet
+from .traceable_rpn import TraceableGuidedAnchorRPN
 
 # Makes plain torch.jit.trace work without make_traceable.
 TRACEABLE[GARetinaNet] = TraceableGARetinaNet

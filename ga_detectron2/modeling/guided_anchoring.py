@@ -284,12 +284,9 @@ class GuidedAnchoring(nn.Module):
 
     # -------------------------------------------------------------------------------------- batches
 
-    def kept_cells(self, guided: GuidedAnchors) -> Tensor:
-        """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2).
-
-        ``export/cells.py`` applies the same rule in a trace.
-        """
-        return guided.loc_logits.sigmoid() >= self.loc_filter_thresh
+    def kept_cells(self, loc_logits: Tensor) -> Tensor:
+        """(N, R) bool: cells that pass the location filter ("Guided Anchoring", 3.2)."""
+        return loc_logits.sigmoid() >= self.loc_filter_thresh
 
     def cells_inside(self, guided: GuidedAnchors, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
         """(N, R) bool: cells within their image, in a batch padded to the largest one."""

@@ -395,7 +395,7 @@ class GARetinaNet(DenseDetector):
             predictions.bbox_features,
             guided.shape_deltas.split(counts, dim=1),
             guided.anchors.split(counts, dim=1),
-            self.guided_anchoring.kept_cells(guided).split(counts, dim=1),
+            self.guided_anchoring.kept_cells(guided.loc_logits).split(counts, dim=1),
             guided.grid.sizes,
             strict=True,
         ):

@@ -356,7 +356,7 @@ class GuidedAnchorRPN(nn.Module):
         scores: list[list[Tensor]] = [[] for _ in range(N)]
         for level, kept, anchors, deltas in zip(
             hidden,
-            self.guided_anchoring.kept_cells(guided).split(counts, dim=1),
+            self.guided_anchoring.kept_cells(guided.loc_logits).split(counts, dim=1),
             guided.anchors.split(counts, dim=1),
             guided.shape_deltas.split(counts, dim=1),
             strict=True,

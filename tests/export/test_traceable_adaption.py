@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from ga_detectron2.export.feature_adaption import adapt_cells_by_indices
+from ga_detectron2.export.traceable_adaption import adapt_cells_by_indices
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
 
 

@@ -11,7 +11,7 @@ from ga_detectron2.modeling.feature_adaption import FeatureRows
 from ga_detectron2.modeling.rpn import GuidedAnchorRPN
 
 from .cells import Level, levels_by_image, of_image
-from .feature_adaption import adapt_cells
+from .traceable_adaption import adapt_cells
 
 
 class TraceableGuidedAnchorRPN(nn.Module):

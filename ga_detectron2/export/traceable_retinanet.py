@@ -13,7 +13,7 @@ from ga_detectron2.modeling.retinanet import GARetinaNet, HeadOutput
 from ga_detectron2.modeling.sparse_conv import NeighboringCells, conv3x3_at_cells
 
 from .cells import Level, levels_by_image, of_image
-from .feature_adaption import adapt_cells
+from .traceable_adaption import adapt_cells
 
 
 class TraceableGARetinaNet(DenseDetector):
