@@ -12,6 +12,13 @@ import pytest
 import torch
 
 from tests.runs import arguments, config, save_weights, tiny_dataset  # noqa: F401 - fixtures
+from tests.small_models import (  # noqa: F401 - fixtures
+    detector,
+    model_folder,
+    plain_detector,
+    proposer,
+    two_pictures,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 # References and photographs that are not part of the project lie beside it.

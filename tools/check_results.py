@@ -5,8 +5,7 @@
         --annotations image_info_test-dev2017.json --zip detections_test-dev2017_GA_results.zip
 
 Every detection must have an image and a category of the dataset, a box with a width and a height,
-and a score; an image may have at most 100 of them; and pycocotools must load the file. The exit
-status is 1 if anything is wrong.
+and a score; an image may have at most 100 of them. The exit status is 1 if anything is wrong.
 """
 
 import argparse

@@ -108,7 +108,7 @@ class GuidedAnchorHook(HookBase):
 
     def _write_pictures(self, guided: GuidedAnchors, image: dict[str, Any]) -> None:
         from ga_detectron2.visualization import anchors_of_image, draw_guided_anchors, draw_location
-        from ga_detectron2.visualization.targets import make_target_panel
+        from ga_detectron2.visualization.target_panel import make_target_panel
 
         size = image["instances"].image_size
         pixels = image["image"].detach().cpu().permute(1, 2, 0)

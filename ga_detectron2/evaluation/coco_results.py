@@ -1,15 +1,11 @@
 """Checks of detections before they are uploaded to COCO's evaluation server."""
 
-import contextlib
-import io
 import json
 import math
 import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from pycocotools.coco import COCO
 
 from ga_detectron2.errors import DataError
 
@@ -36,7 +32,7 @@ class ResultsSummary(NamedTuple):
 
 
 def check_results(results_file: str, annotations_file: str) -> ResultsSummary:
-    """Check detections in COCO's format by the rules of its server and with pycocotools.
+    """Check detections in COCO's format by the rules of its server.
 
     Args:
         results_file: JSON, a list of detections with ``image_id``, ``category_id``, ``bbox``
@@ -66,7 +62,6 @@ def check_results(results_file: str, annotations_file: str) -> ResultsSummary:
             f"{results_file}: image {image} has {most} detections, but the server evaluates "
             f"{MAX_DETECTIONS} per image; set TEST.DETECTIONS_PER_IMAGE to {MAX_DETECTIONS}"
         )
-    _load_by_pycocotools(results_file, annotations_file, len(results))
     return ResultsSummary(len(results), len(per_image), len(images) - len(per_image), most)
 
 
@@ -140,19 +135,3 @@ def _is_id(value: Any, known: set[Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _load_by_pycocotools(results_file: str, annotations_file: str, number: int) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(annotations_file)
-        # loadRes copies these from the dataset, but image_info files may lack them.
-        coco.dataset.setdefault("info", {})
-        coco.dataset.setdefault("licenses", [])
-        try:
-            loaded = coco.loadRes(results_file)
-        except (AssertionError, KeyError, ValueError) as error:
-            raise DataError(f"{results_file}: pycocotools cannot load it ({error})") from error
-    if len(loaded.getAnnIds()) != number:
-        raise DataError(
-            f"{results_file}: pycocotools finds {len(loaded.getAnnIds())} of {number} detections"
-        )

@@ -23,6 +23,11 @@ from .location_filter import FilterRow, LocationFilterSweep, format_filter_table
 
 __all__ = ["GuidedAnchorDiagnosis", "diagnose", "format_diagnosis", "judge_location_branch"]
 
+MEANS = (
+    *("center_probability", "outside_probability"),
+    *("iou_square", "iou_approximate", "iou_guided", "iou_kept"),
+)
+"""Columns of the table after the counts."""
 MIN_CONTRAST = 1.2
 """Minimum ratio of mean probabilities, centres to elsewhere, of a branch that has learned."""
 
@@ -159,19 +164,10 @@ def format_diagnosis(result: dict[str, Any]) -> str:
         "| --- |" + " ---: |" * 10,
     ]
     for name, row in rows:
-        cells = [
-            f"{row['cells']}",
-            _percent(row["kept_share"]),
-            f"{row['objects']}",
-            _percent(row["center_recall"]),
-            _number(row["center_probability"]),
-            _number(row["outside_probability"]),
-            _number(row["iou_square"]),
-            _number(row["iou_approximate"]),
-            _number(row["iou_guided"]),
-            _number(row["iou_kept"]),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        counts = [str(row["cells"]), _percent(row["kept_share"])]
+        counts += [str(row["objects"]), _percent(row["center_recall"])]
+        means = [_number(row[key]) for key in MEANS]
+        lines.append(f"| {name} | {' | '.join(counts + means)} |")
     head = f"{result['images']} images, location filter {result['filter']:g}"
     parts = [head, "", *lines, "", judge_location_branch(result)]
     if compared := result.get("location_filter"):

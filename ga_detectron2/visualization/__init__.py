@@ -21,7 +21,7 @@ from .boxes import (
     select_anchors,
 )
 from .maps import anchors_of_image, draw_location, draw_shape
-from .panel import Tile, compose_panel, make_match_tiles, make_overview, make_panel, make_tiles
+from .panel import compose_panel, make_overview, make_panel
 from .plots import (
     BoxShapes,
     RecallCurve,
@@ -32,6 +32,7 @@ from .plots import (
 )
 from .samples import draw_dataset_targets, first_records, read_samples
 from .style import save_image
+from .tiles import Tile, make_match_tiles, make_tiles
 
 __all__ = [
     "MAX_OVERLAP",

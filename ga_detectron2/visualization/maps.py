@@ -180,6 +180,11 @@ def probability_limit(highest: float) -> float:
     return next((limit for limit in limits if highest <= limit), 1.0)
 
 
+def over_grey(colors: np.ndarray) -> np.ndarray:
+    """Colours (..., 3) in [0, 1] as they look in a heat map over a mean grey."""
+    return OPACITY * colors + (1 - OPACITY) * 0.5
+
+
 def _blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """Colours (H, W, 3) in [0, 1] over the image in grey, where ``mask`` (H, W) is True."""
     # Greys of half the contrast, so that dark pixels do not look like a low probability.

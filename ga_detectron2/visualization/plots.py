@@ -128,26 +128,13 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
             (shapes.square, "x", 1, f"square (mean IoU {shapes.square_iou.mean():.2f})"),
             (shapes.guided[:, i], "o", 0, f"guided (mean IoU {shapes.guided_iou.mean():.2f})"),
         ):
-            axes.scatter(
-                shapes.truth[:, i],
-                values,
-                s=16,
-                marker=marker,
-                linewidths=0.8,
-                color=line_color(color),
-                alpha=0.6,
-                label=label,
-            )
+            style = {"s": 16, "marker": marker, "linewidths": 0.8, "alpha": 0.6}
+            axes.scatter(shapes.truth[:, i], values, color=line_color(color), label=label, **style)
         _scale_by_octaves(axes, low, high)
         axes.set_xlabel(f"{name} of the object (pixels)", fontsize=12)
         axes.set_ylabel(f"{name} of the anchor (pixels)", fontsize=12)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside lower center",
-        ncols=3,
-        fontsize=12,
-        frameon=False,
-    )
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
     note = (
         f"{count(len(shapes.truth), 'object')}, each with the anchor of the cell nearest to its "
         "centre on the level of its size; pixels of the network's input"
@@ -181,48 +168,35 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     axes = figure.subplots()
     for i, stride in enumerate(settings.strides):
         width, height = sizes[chosen][levels[chosen] == i].T
-        axes.scatter(
-            width,
-            height,
-            s=12,
-            color=color_of(i),
-            alpha=0.75,
-            linewidths=0.3,
-            edgecolors="0.25",
-            label=f"stride {stride}: {count(int((levels == i).sum()), 'object')}",
-        )
+        label = f"stride {stride}: {count(int((levels == i).sum()), 'object')}"
+        style = {"s": 12, "alpha": 0.75, "linewidths": 0.3, "edgecolors": "0.25"}
+        axes.scatter(width, height, color=color_of(i), label=label, **style)
     # Width times height is constant along the border of two levels: a line in this plot.
     for square in squares[:-1] * 2**0.5:
         axes.plot([low, high], [square**2 / low, square**2 / high], color="0.6", linewidth=0.9)
-    for elongation in (3, 6):
-        line: dict[str, Any] = {"color": "0.6", "linewidth": 0.9, "linestyle": ":"}
-        axes.plot([low, high], [low / elongation, high / elongation], **line)
-        axes.plot([low, high], [low * elongation, high * elongation], **line)
-        text: dict[str, Any] = {
-            "textcoords": "offset points",
-            "fontsize": 10,
-            "color": "0.35",
-            "ha": "right",
-        }
-        axes.annotate(f"{elongation}:1", (high, high / elongation), (-4, 2), **text)
-        axes.annotate(f"1:{elongation}", (high / elongation, high), (-4, -12), **text)
+    for ratio, name in ((3, "1:3"), (6, "1:6"), (1 / 3, "3:1"), (1 / 6, "6:1")):
+        axes.axline((1, ratio), (2, 2 * ratio), color="0.6", linewidth=0.9, linestyle=":")
+        end = (min(high, high / ratio), min(high, high * ratio))
+        below = (-4, 2 if ratio < 1 else -12)
+        axes.annotate(
+            name, end, below, textcoords="offset points", fontsize=10, color="0.35", ha="right"
+        )
     root = np.array(RPN_RATIOS)[:, None] ** 0.5
-    fixed: dict[str, Any] = {"color": "0.15", "zorder": 4}
-    axes.scatter(
-        squares / root, squares * root, 70, marker="x", label="RPN's other two ratios", **fixed
-    )
+    dark: dict[str, Any] = {"color": "0.15", "zorder": 4}
+    label = "RPN's other two ratios"
+    axes.scatter(squares / root, squares * root, 70, marker="x", label=label, **dark)
+    hollow = {"marker": "s", "facecolors": "none", "linewidths": 2}
     label = f"squares ({settings.base_scale:g} strides)"
-    axes.scatter(
-        squares, squares, 90, marker="s", facecolors="none", linewidths=2, label=label, **fixed
-    )
+    axes.scatter(squares, squares, 90, label=label, **hollow, **dark)
     _scale_by_octaves(axes, low, high)
     axes.set_xlabel("width (pixels of the network's input)", fontsize=12)
     axes.set_ylabel("height (pixels of the network's input)", fontsize=12)
-    figure.legend(loc="outside right upper", fontsize=11, frameon=False)
-    note = count(len(boxes), "object") + (
-        "" if len(boxes) <= MAX_POINTS else f", {MAX_POINTS} drawn"
+    figure.legend(loc="outside right center", fontsize=11, frameon=False)
+    drawn = f", {MAX_POINTS} drawn" if len(boxes) > MAX_POINTS else ""
+    note = (
+        f"{count(len(boxes), 'object')}{drawn}; each belongs to the level whose square is nearest "
+        "to its size"
     )
-    note += "; each belongs to the level whose square is nearest to its size"
     figure.suptitle(f"{title or 'Shapes of objects'}\n{note}", parse_math=False)
     return figure_image(figure)
 

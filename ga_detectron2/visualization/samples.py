@@ -18,7 +18,7 @@ from ga_detectron2.errors import DataError
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 
 from .boxes import ground_truth_of
-from .targets import make_target_panel
+from .target_panel import make_target_panel
 
 logger = logging.getLogger(__name__)
 

@@ -60,18 +60,24 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(
         figsize=(width / DPI, height / DPI),
         dpi=DPI,
-        layout=ConstrainedLayoutEngine(h_pad=PAD / DPI, w_pad=PAD / DPI),
+        layout=ConstrainedLayoutEngine(h_pad=PAD / DPI, w_pad=PAD / DPI, wspace=0),
     )
 
 
-def figure_image(figure: Figure) -> np.ndarray:
-    """What is drawn in a figure, cropped to its content: (H, W, 3) uint8 RGB."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    image = np.asarray(canvas.buffer_rgba())[..., :3]
-    rows, columns = (np.flatnonzero((image < 255).any(axis=axis)) for axis in ((1, 2), (0, 2)))
-    image = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return np.pad(image, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
+def figure_image(*figures: Figure) -> np.ndarray:
+    """Figures of one width, one below the other, cropped to what is drawn: (H, W, 3) uint8 RGB."""
+    rows = []
+    for figure in figures:
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        row = np.asarray(canvas.buffer_rgba())[..., :3]
+        drawn = np.flatnonzero((row < 255).any(axis=(1, 2)))
+        row = row[drawn[0] : drawn[-1] + 1]
+        rows.append(np.pad(row, ((MARGIN, 0), (0, 0), (0, 0)), constant_values=255))
+    image = np.concatenate(rows)
+    drawn = np.flatnonzero((image < 255).any(axis=(0, 2)))
+    image = image[:, drawn[0] : drawn[-1] + 1]
+    return np.pad(image, ((0, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
 
 
 def tidy_axes(axes: Axes) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+from matplotlib.axes import Axes
 from PIL import Image
 
 from ga_detectron2 import atomic
@@ -16,7 +17,7 @@ from ga_detectron2.visualization import (
     make_tiles,
     save_image,
 )
-from ga_detectron2.visualization.panel import panel_figure
+from ga_detectron2.visualization.panel import panel_rows
 
 from .batch import INPUT_SIZE as INPUT
 
@@ -73,26 +74,34 @@ def test_missing_results_are_left_out(image, everything) -> None:
 def test_panel_shows_all_tiles_aligned_and_without_overlaps(shape, everything) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     tiles = make_tiles(image, **everything)
-    figure = panel_figure(tiles, "a title with $ and _")
-    figure.draw_without_rendering()
-    axes = [x for x in figure.findobj(lambda x: hasattr(x, "images")) if x.images]
-    drawn = [x.images[0].get_array() for x in axes]
-    assert all(any(np.array_equal(tile.image, x) for x in drawn) for tile in tiles)
-    boxes = [x.get_window_extent() for x in axes]
-    large = sum(not tile.small for tile in tiles)
-    for box, tile in zip(boxes[:large], tiles, strict=False):
-        # Neither a legend nor a colour bar shrinks or moves a picture.
-        assert box.size == pytest.approx(tile.image.shape[1::-1], rel=0.02)
-    columns = len({round(box.x0) for box in boxes[:large]})
-    assert len({round(box.y1) for box in boxes[:large]}) == -(-large // columns)
-    texts = [x._left_title.get_window_extent() for x in axes if x._left_title.get_text()]
-    for i, box in enumerate(boxes):
-        assert figure.bbox.padded(1).containsx(box.x0)
-        assert figure.bbox.padded(1).containsx(box.x1)
-        assert not any(box.overlaps(other) for other in boxes[:i])
-        assert not any(box.padded(-1).overlaps(text) for text in texts)
-    for i, text in enumerate(texts):
-        assert not any(text.overlaps(other) for other in texts[:i])
+    rows = panel_rows(tiles, "a title with $ and _")
+    shown = []
+    columns = set()
+    for row, figure in enumerate(rows):
+        figure.draw_without_rendering()
+        axes = [x for x in figure.axes if x.images]
+        shown += [x.images[0].get_array() for x in axes]
+        pictures = [x.images[0].get_window_extent() for x in axes]
+        titles = [x._left_title.get_window_extent() for x in axes]
+        bars = [x for x in figure.findobj(Axes) if x not in figure.axes]
+        below = [x.get_tightbbox() for x in bars]
+        below += [x.get_legend().get_window_extent() for x in axes if x.get_legend()]
+        if row < len(rows) - 1:  # the last one has the small pictures
+            for x, picture in zip(axes, pictures, strict=True):
+                # Neither a legend nor a colour bar shrinks or moves a picture.
+                expected = x.images[0].get_array().shape[1::-1]
+                assert picture.size == pytest.approx(expected, rel=0.02, abs=1)
+            columns |= {round(picture.x0) for picture in pictures}
+        assert len({round(picture.y1) for picture in pictures}) == 1
+        boxes = [*pictures, *titles, *below]
+        for i, box in enumerate(boxes):
+            for corner in box.corners():
+                assert figure.bbox.padded(1).contains(*corner)
+            assert not any(box.padded(-1).overlaps(other) for other in boxes[:i])
+    assert len(shown) == len(tiles)
+    assert all(np.array_equal(x, tile.image) for x, tile in zip(shown, tiles, strict=True))
+    assert len(columns) == len([x for x in rows[0].axes if x.get_subplotspec()])
+    assert len({figure.bbox.width for figure in rows}) == 1
 
 
 def test_overview_has_a_row_for_each_image(image, everything) -> None:

@@ -10,16 +10,15 @@ import pytest
 
 from ga_detectron2.data.images import read_rgb
 from ga_detectron2.engine import GuidedPredictor
-
-from .conftest import write_model
+from tests.small_models import write_model
 
 
 @pytest.fixture
-def pictures(dataset, tmp_path) -> Path:
+def pictures(two_pictures, tmp_path) -> Path:
     """A folder with two images, a damaged one, and another file."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for path in sorted(Path(dataset.rpartition(":")[2]).glob("*.png")):
+    for path in sorted(Path(two_pictures.rpartition(":")[2]).glob("*.png")):
         shutil.copy(path, folder)
     (folder / "broken.jpg").write_bytes(b"not an image")
     (folder / "notes.txt").write_text("text")
@@ -31,10 +30,10 @@ def files_in(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def demo(tool, detector, dataset):
+def demo(tool, detector, two_pictures):
     def run(*arguments: object, config: str = detector) -> None:
         tool("demo").main(
-            ["--config-file", config, "--dataset", dataset, *(str(x) for x in arguments)]
+            ["--config-file", config, "--dataset", two_pictures, *(str(x) for x in arguments)]
         )
 
     return run
@@ -202,8 +201,8 @@ def test_demo_without_a_display_points_to_output(demo, pictures, monkeypatch) ->
         demo("--input", pictures / "picture0.png")
 
 
-def test_visualize_results(tool, detector, dataset, tmp_path, capsys) -> None:
-    arguments = ["--config-file", detector, "--dataset", dataset, "--output", str(tmp_path)]
+def test_visualize_results(tool, detector, two_pictures, tmp_path, capsys) -> None:
+    arguments = ["--config-file", detector, "--dataset", two_pictures, "--output", str(tmp_path)]
     tool("visualize_results").main(arguments)
     assert files_in(tmp_path) == ["overview.png", "picture0.png", "picture1.png"]
     for name in files_in(tmp_path):
@@ -213,8 +212,8 @@ def test_visualize_results(tool, detector, dataset, tmp_path, capsys) -> None:
     assert "detector.pth" in output
 
 
-def test_visualize_results_of_proposals(tool, proposer, dataset, tmp_path) -> None:
-    arguments = ["--config-file", proposer, "--dataset", dataset, "--num-images", "1"]
+def test_visualize_results_of_proposals(tool, proposer, two_pictures, tmp_path) -> None:
+    arguments = ["--config-file", proposer, "--dataset", two_pictures, "--num-images", "1"]
     tool("visualize_results").main([*arguments, "OUTPUT_DIR", str(tmp_path)])
     assert files_in(tmp_path / "visualization") == ["overview.png", "picture0.png"]
 
@@ -228,16 +227,15 @@ def test_visualize_results_of_proposals(tool, proposer, dataset, tmp_path) -> No
     ],
 )
 def test_visualize_results_wrong_input(
-    tool, detector, dataset, arguments, message, tmp_path
+    tool, detector, two_pictures, arguments, message, tmp_path
 ) -> None:
+    options = ["--config-file", detector, "--dataset", two_pictures, "--output", str(tmp_path)]
     with pytest.raises(SystemExit, match=message):
-        tool("visualize_results").main(
-            ["--config-file", detector, "--dataset", dataset, "--output", str(tmp_path), *arguments]
-        )
+        tool("visualize_results").main([*options, *arguments])
 
 
-def test_plot_shapes_and_anchors(tool, detector, plain_detector, dataset, tmp_path) -> None:
-    model = ["--config-file", detector, "--dataset", dataset]
+def test_plot_shapes_and_anchors(tool, detector, plain_detector, two_pictures, tmp_path) -> None:
+    model = ["--config-file", detector, "--dataset", two_pictures]
     tool("plot").main(["shapes", *model, "--output", str(tmp_path / "shapes.png")])
     assert cv2.imread(str(tmp_path / "shapes.png")).shape[1] > 1000
     folder = tmp_path / "anchors"
@@ -246,12 +244,12 @@ def test_plot_shapes_and_anchors(tool, detector, plain_detector, dataset, tmp_pa
     )
     assert files_in(folder) == ["picture0.png", "picture1.png"]
     with pytest.raises(SystemExit, match="makes no guided anchors"):
-        tool("plot").main(["shapes", "--config-file", plain_detector, "--dataset", dataset])
+        tool("plot").main(["shapes", "--config-file", plain_detector, "--dataset", two_pictures])
 
 
-def test_plots_overwrite_no_input(tool, detector, dataset) -> None:
-    folder = dataset.rpartition(":")[2]
-    model = ["--config-file", detector, "--dataset", dataset]
+def test_plots_overwrite_no_input(tool, detector, two_pictures) -> None:
+    folder = two_pictures.rpartition(":")[2]
+    model = ["--config-file", detector, "--dataset", two_pictures]
     baseline = ["--baseline-config-file", detector]
     for arguments in (["shapes"], ["anchors", *baseline]):
         output = folder if arguments[0] == "anchors" else f"{folder}/picture0.png"
@@ -280,12 +278,12 @@ def test_plot_recall(tool, tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("size", ["0", "96"])
 def test_tools_take_grey_models_and_any_input_size(
-    tool, model_folder, dataset, demo, pictures, tmp_path, size
+    tool, model_folder, two_pictures, demo, pictures, tmp_path, size
 ) -> None:
     grey = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [100.0], "MODEL.PIXEL_STD", [57.0])
     config = str(write_model(model_folder, f"grey{size}", *grey, "INPUT.MIN_SIZE_TEST", size))
     demo("--input", pictures / "picture0.png", "--output", tmp_path / "demo.png", config=config)
     assert (tmp_path / "demo.png").is_file()
-    arguments = ["--config-file", config, "--dataset", dataset, "--num-images", "1"]
+    arguments = ["--config-file", config, "--dataset", two_pictures, "--num-images", "1"]
     tool("visualize_results").main([*arguments, "--output", str(tmp_path / "results")])
     assert "picture0.png" in files_in(tmp_path / "results")

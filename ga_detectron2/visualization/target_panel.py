@@ -14,9 +14,10 @@ from ga_detectron2.modeling.targets import pad_ground_truth
 
 from .boxes import draw_anchor_matches, draw_ground_truth
 from .canvas import Canvas
-from .maps import OPACITY, PROBABILITY_COLORS, ImageAnchors, anchors_of_image, draw_location
-from .panel import TILE_SIDE, Tile, compose_panel, strides_legend
+from .maps import PROBABILITY_COLORS, ImageAnchors, anchors_of_image, draw_location, over_grey
+from .panel import compose_panel
 from .style import COLORS, color_of, count
+from .tiles import TILE_SIDE, Tile, strides_legend
 
 IGNORED = 0.5
 """Value of ignored cells where location targets are shown as probabilities."""
@@ -134,7 +135,7 @@ def make_target_panel(
             "Location targets, all levels",
             draw_location(image, location, vmax=1.0, scale=scale),
             legend=tuple(
-                (_shade(value), words)
+                (tuple(over_grey(np.array(PROBABILITY_COLORS(value)[:3]))), words)
                 for value, words in ((1.0, "centre"), (IGNORED, "ignored"), (0.0, "outside"))
             ),
         ),
@@ -165,8 +166,3 @@ def make_target_panel(
         text = f"stride {strides[level]}: {objects_here}, {centers_here}"
         tiles.append(Tile("levels", text, drawn, small=True))
     return compose_panel(tiles, title)
-
-
-def _shade(value: float) -> tuple[float, ...]:
-    """The colour of a location target in the heat map over a mean grey."""
-    return tuple(OPACITY * x + (1 - OPACITY) * 0.5 for x in PROBABILITY_COLORS(value)[:3])

@@ -7,16 +7,15 @@ import torch
 from ga_detectron2.data.check.objects import settings_of
 from ga_detectron2.engine import load_config
 from ga_detectron2.visualization.style import color_of
-from ga_detectron2.visualization.targets import draw_shape_targets, targets_of_image
-
-from .conftest import PROJECT
+from ga_detectron2.visualization.target_panel import draw_shape_targets, targets_of_image
+from tests.small_models import CONFIG
 
 SIZE = (128, 192)
 
 
 @pytest.fixture(scope="module")
 def settings():
-    return settings_of(load_config(str(PROJECT / "configs" / "small" / "ga_rpn_R_18.yaml")))
+    return settings_of(load_config(str(CONFIG.parent / "ga_rpn_R_18.yaml")))
 
 
 def test_regions_of_one_box_by_hand(settings) -> None:

@@ -18,15 +18,15 @@ def load_predictor(*arguments) -> GuidedPredictor:
 
 
 @pytest.fixture
-def picture(dataset):
-    """The first image of the data set, RGB."""
-    folder = dataset.rpartition(":")[2]
+def picture(two_pictures):
+    """The first image of the dataset, RGB."""
+    folder = two_pictures.rpartition(":")[2]
     return cv2.imread(f"{folder}/picture0.png")[:, :, ::-1]
 
 
 @pytest.mark.parametrize("input_format", ["BGR", "RGB"])
-def test_detections_are_those_of_detectron2(detector, dataset, picture, input_format) -> None:
-    predictor = load_predictor(detector, ["INPUT.FORMAT", input_format], [dataset])
+def test_detections_are_those_of_detectron2(detector, two_pictures, picture, input_format) -> None:
+    predictor = load_predictor(detector, ["INPUT.FORMAT", input_format], [two_pictures])
     default = DefaultPredictor(predictor.cfg)
     with record_guided_anchors(default.model) as records:
         expected = default(picture[:, :, ::-1])["instances"]
@@ -41,9 +41,9 @@ def test_detections_are_those_of_detectron2(detector, dataset, picture, input_fo
     assert predictor.available == {"anchors", "guided", "proposals", "detections"}
 
 
-def test_proposals_are_in_pixels_of_the_image(proposer, detector, dataset, picture) -> None:
+def test_proposals_are_in_pixels_of_the_image(proposer, detector, two_pictures, picture) -> None:
     # A detector hands out the same proposals beside its detections, and its weights are enough.
-    twin = load_predictor(detector, [], [dataset])
+    twin = load_predictor(detector, [], [two_pictures])
     cfg = load_config(proposer)
     cfg.MODEL.WEIGHTS = twin.cfg.MODEL.WEIGHTS
     predictor = GuidedPredictor(cfg)
@@ -56,8 +56,8 @@ def test_proposals_are_in_pixels_of_the_image(proposer, detector, dataset, pictu
     assert predictor.available == {"anchors", "guided", "proposals"}
 
 
-def test_a_model_of_detectron2_has_its_own_anchors(plain_detector, dataset, picture) -> None:
-    predictor = load_predictor(plain_detector, [], [dataset])
+def test_a_model_of_detectron2_has_its_own_anchors(plain_detector, two_pictures, picture) -> None:
+    predictor = load_predictor(plain_detector, [], [two_pictures])
     prediction = predictor(picture)
     assert prediction.guided is None
     # Padded to 96x160; five levels from stride 4, with five sizes of three ratios each.
@@ -97,13 +97,13 @@ def test_without_cuda_it_runs_on_the_cpu_and_says_so(detector, caplog, monkeypat
     assert "No CUDA device" in caplog.text
 
 
-def test_classes_are_not_named_after_another_data_set(detector, dataset, caplog) -> None:
-    names = load_predictor(detector, [], [dataset]).metadata.thing_classes
+def test_classes_are_not_named_after_another_data_set(detector, two_pictures, caplog) -> None:
+    names = load_predictor(detector, [], [two_pictures]).metadata.thing_classes
     assert names == [f"kind{i}" for i in range(5)]
     # COCO has 80 classes, the model five.
     with caplog.at_level(logging.WARNING):
         predictor = load_predictor(detector, ["DATASETS.TEST", "('coco_2017_val',)"])
     assert predictor.metadata.get("thing_classes") is None
     assert "Classes are shown as numbers: MODEL.ROI_HEADS.NUM_CLASSES is 5" in caplog.text
-    assert load_predictor(detector, ["DATASETS.TRAIN", "('coco_2017_val',)"], [dataset])
+    assert load_predictor(detector, ["DATASETS.TRAIN", "('coco_2017_val',)"], [two_pictures])
     assert caplog.text.count("as numbers") == 1
