@@ -80,15 +80,11 @@ def peak_of_box_targets(boxes: Boxes, anchors: torch.Tensor, name: str) -> float
 
 
 @pytest.mark.parametrize(
-    ("images", "number", "shape"),
-    [(1, 60, 0.0), (2, 8, 0.0), pytest.param(1, 500, 0.0, marks=pytest.mark.slow), (1, 60, 4.0)],
-    ids=["60 boxes", "two images", "500 boxes", "every anchor touches every box"],
+    ("images", "shape"), [(2, 0.0), (1, 4.0)], ids=["two images", "every anchor touches every box"]
 )
-def test_memory_of_all_targets_is_bounded(
-    device: str, images: int, number: int, shape: float
-) -> None:
+def test_memory_of_all_targets_is_bounded(device: str, images: int, shape: float) -> None:
     """In MiB at the peak of each, beyond what it is given."""
-    boxes, anchors = some_boxes(number), spread_anchors(images, shape)
+    boxes, anchors = some_boxes(60), spread_anchors(images, shape)
     ground_truth = pad_ground_truth([Instances((SIDE, SIDE), gt_boxes=boxes)] * images)
     inside = cells_inside_images(GRID, [(SIDE, SIDE)] * images)
     found = {
@@ -115,13 +111,15 @@ def test_memory_of_anchors_as_large_as_the_boxes_is_bounded(device: str) -> None
 @pytest.mark.parametrize("share", [0.3, 1.0])
 @torch.no_grad()
 def test_memory_of_cells_that_pass_is_bounded(share: float) -> None:
-    """Nine taps of all cells would be 295 MiB: a trained model has few, an untrained one all."""
-    N, H, W, C = 8, 50, 84, 256
-    head = GARetinaNetHead(get_config("ga_retinanet_R_50"), [ShapeSpec(channels=C)])
+    """Nine taps of all cells would be 148 MiB: a trained model has few, an untrained one all."""
+    N, H, W, C = 8, 50, 84, 128
+    cfg = get_config("ga_retinanet_R_50")
+    cfg.MODEL.RETINANET.NUM_CLASSES = 40
+    head = GARetinaNetHead(cfg, [ShapeSpec(channels=C)])
     chosen = torch.rand(N, H * W, generator=torch.Generator().manual_seed(0)) < share
     cells = sparse_conv.NeighboringCells.of(chosen, (H, W))
     features = FeatureRows(torch.randn(N, H * W, C), H, W)
     deltas = torch.zeros(N, H * W, 2)
     found = peak_allocated(lambda: head.classify_at(features, deltas, cells), "cpu")
-    # What goes in is 33 MiB, and comes twice: adapted and in order, beside one chunk's taps.
-    assert 33 < found < 3 * 33, found
+    # What goes in is 16.4 MiB, and comes twice: adapted and in order, beside one chunk's taps.
+    assert 16.4 < found < 3 * 16.4, found

@@ -7,26 +7,20 @@ import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 
 from ga_detectron2 import add_ga_config
 from ga_detectron2.modeling import TimmBackbone
 from ga_detectron2.modeling.timm_backbone import load_timm_weights
 
+from .tiny_models import batch_of, infer, train_step
+
 timm = pytest.importorskip("timm")
 
-NAMES = (
-    "tf_efficientnet_lite0",
-    "resnet18d",
-    "convnext_tiny",
-    "mobilenetv3_small_100",
-    "swin_tiny_patch4_window7_224",
-)
+SWIN = "swin_tiny_patch4_window7_224"
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 96 * 160).reshape(2, 3, 96, 160)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["convnext_tiny", "mobilenetv3_small_100", SWIN])
 def test_maps_have_the_announced_channels_and_strides(name: str) -> None:
     backbone = TimmBackbone(name=name).eval()
     with torch.no_grad():
@@ -65,36 +59,21 @@ def configure(name: str = "resnet18d", retinanet: bool = False) -> CfgNode:
     return cfg
 
 
-def make_batch() -> list[dict]:
-    """Two images of different sizes, the second without boxes."""
-    batch = []
-    for size, boxes in (((96, 128), [[8.0, 8.0, 100.0, 40.0]]), ((64, 64), [])):
-        instances = Instances(size)
-        instances.gt_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
-        instances.gt_classes = torch.zeros(len(boxes), dtype=torch.int64)
-        batch.append({"image": torch.rand(3, *size) * 255, "instances": instances})
-    return batch
-
-
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
-@pytest.mark.parametrize("retinanet", [False, True])
-def test_detectors_train_and_infer(name: str, retinanet: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "retinanet", "levels"),
+    [
+        ("tf_efficientnet_lite0", False, ["p2", "p3", "p4", "p5", "p6"]),
+        (SWIN, True, ["p3", "p4", "p5", "p6", "p7"]),
+    ],
+)
+def test_detectors_train_and_infer(name: str, retinanet: bool, levels: list[str]) -> None:
     model = build_model(configure(name, retinanet))
-    batch = make_batch()
-    with EventStorage():
-        losses = model(batch)
+    assert list(model.backbone.output_shape()) == levels
+    batch = batch_of([(96, 128), (64, 64)], ([[8, 8, 100, 40]], []))
+    losses = train_step(model, batch)
     sum(losses.values()).backward()
     assert all(torch.isfinite(loss) for loss in losses.values())
-    with torch.no_grad():
-        assert len(model.eval()(batch)) == len(batch)
-
-
-@pytest.mark.parametrize(
-    ("retinanet", "levels"),
-    [(False, ["p2", "p3", "p4", "p5", "p6"]), (True, ["p3", "p4", "p5", "p6", "p7"])],
-)
-def test_levels_of_the_pyramid(retinanet: bool, levels: list[str]) -> None:
-    assert list(build_backbone(configure(retinanet=retinanet)).output_shape()) == levels
+    assert len(infer(model, batch)) == len(batch)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +106,12 @@ def test_frozen_batch_norms_keep_their_activation() -> None:
 
 class TestCheckpoint:
     def test_file_of_timm(self, tmp_path: Path) -> None:
-        model = timm.create_model("resnet18d")
+        """Without its classifier, which may be of other classes."""
+        model = timm.create_model("resnet18d", num_classes=7)
         torch.save(model.state_dict(), tmp_path / "a.pth")
         backbone = TimmBackbone(name="resnet18d", checkpoint=str(tmp_path / "a.pth"))
         for name, tensor in backbone.model.state_dict().items():
             assert torch.equal(tensor, model.state_dict()[name]), name
-
-    def test_classifier_of_other_classes(self, tmp_path: Path) -> None:
-        torch.save(timm.create_model("resnet18d", num_classes=7).state_dict(), tmp_path / "a.pth")
-        TimmBackbone(name="resnet18d", checkpoint=str(tmp_path / "a.pth"))
 
     @pytest.mark.parametrize("other", ["resnet34d", "convnext_tiny"])
     def test_file_of_another_model_is_refused(self, tmp_path: Path, other: str) -> None:
