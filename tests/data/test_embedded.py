@@ -1,6 +1,5 @@
 """The registered splits: drawn at the first use, by whoever comes first, whole or not at all."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -18,52 +17,44 @@ from ga_detectron2.data import embedded, register_embedded_datasets
 from ga_detectron2.data.embedded import CACHE_VARIABLE, SPLITS, Split, drawn_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def module_cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def cache(module_cache, monkeypatch):
-    """A cache folder that the tests share, so that each split is drawn once."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(module_cache))
-    return module_cache
-
-
-def start(code: str, cache: Path) -> subprocess.Popen:
-    environment = {**os.environ, CACHE_VARIABLE: str(cache), "PYTHONPATH": str(PROJECT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0
-    return output
-
-
-@pytest.mark.slow
-def test_registration_touches_no_file(tmp_path):
-    code = "import ga_detectron2.data; from detectron2.data import DatasetCatalog as d; print(*d)"
-    names = finish(start(code, tmp_path / "cache")).split()
-    assert {"ga_shapes_train", "ga_shapes_val"} <= set(names)
-    assert not (tmp_path / "cache").exists()
+TINY = Split("tiny", seed=1, num_images=5)
 
 
 @pytest.mark.slow
 def test_two_processes_at_the_same_time(tmp_path):
+    """Registration alone touches no file; then one process draws and the other waits."""
+    cache = tmp_path / "cache"
     code = (
-        "import logging, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "import logging, os, sys; logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
         "import ga_detectron2.data; from detectron2.data import DatasetCatalog\n"
+        f"print('drawn', os.path.exists('{cache}/{SPLITS[1].folder_name}'))\n"
+        "sys.stdin.readline()\n"
         "print('images', len(DatasetCatalog.get('ga_shapes_val')))"
     )
-    outputs = [finish(p) for p in [start(code, tmp_path) for _ in range(2)]]
+    environment = {**os.environ, CACHE_VARIABLE: str(cache), "PYTHONPATH": str(PROJECT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == "drawn False\n"
+    assert not cache.exists()
+    outputs = []
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        outputs.append(process.communicate(timeout=600)[0])
+        assert process.returncode == 0
     assert all("images 200" in output for output in outputs)
     assert sum("Drawing the 200 images" in output for output in outputs) == 1
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [SPLITS[1].folder_name]
+    assert [p.name for p in cache.iterdir() if p.is_dir()] == [SPLITS[1].folder_name]
 
 
 def test_evaluator_without_the_data_gives_full_marks_to_the_truth(tmp_path, monkeypatch):
@@ -86,7 +77,9 @@ def test_evaluator_without_the_data_gives_full_marks_to_the_truth(tmp_path, monk
         assert results[f"AP-{name}"] == pytest.approx(100)
 
 
-def test_uris_open_like_files(cache):
+def test_uris_open_like_files(tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(embedded, "SPLITS", [Split("val", seed=2, num_images=3)])
     metadata = MetadataCatalog.get("ga_shapes_val")
     with PathManager.open(metadata.json_file) as f:
         first = json.load(f)["images"][0]
@@ -97,24 +90,17 @@ def test_uris_open_like_files(cache):
     assert PathManager.isdir(metadata.image_root)
     with pytest.raises(ValueError, match="only be read"):
         PathManager.open(path, "w")
-    with pytest.raises(FileNotFoundError, match=r"ga_shapes://train, ga_shapes://val"):
+    with pytest.raises(FileNotFoundError, match=r"ga_shapes://val"):
         PathManager.get_local_path("ga_shapes://test/annotations.json")
-
-
-def test_registering_twice_and_importing_again(cache):
-    before = MetadataCatalog.get("ga_shapes_val").as_dict()
+    before = metadata.as_dict()
     register_embedded_datasets()
-    importlib.reload(embedded)
-    embedded.register_embedded_datasets()
     assert MetadataCatalog.get("ga_shapes_val").as_dict() == before
-    assert len(DatasetCatalog.get("ga_shapes_val")) == 200
 
 
 def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     # A name that is not UTF-8 would crash OpenCV's imwrite.
     tmp_path = tmp_path / "nonutf\udcff"
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
-    split = Split("tiny", seed=1, num_images=5)
 
     def full(path, *args, **keys):
         return open("/dev/full" if "000003" in path else path, *args, **keys)
@@ -122,24 +108,20 @@ def test_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(embedded, "open", full, raising=False)
         with pytest.raises(OSError, match=rf"ga_shapes_tiny .* {CACHE_VARIABLE}"):
-            drawn_folder(split)
+            drawn_folder(TINY)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
     # A folder without annotations is left over from an interrupted run, and drawn again.
-    (tmp_path / split.folder_name).mkdir()
-    folder = Path(drawn_folder(split))
+    (tmp_path / TINY.folder_name).mkdir()
+    folder = Path(drawn_folder(TINY))
     assert len(list((folder / "images").iterdir())) == 5
     assert len(json.loads((folder / "annotations.json").read_text())["images"]) == 5
 
 
-def test_unwritable_cache_is_named(tmp_path, monkeypatch):
+def test_cache_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(OSError, match=rf"{tmp_path / 'file'}.* {CACHE_VARIABLE}"):
-        drawn_folder(Split("tiny", seed=1, num_images=1))
-
-
-def test_without_the_variable_drawings_go_to_the_cache_of_iopath(tmp_path, monkeypatch):
-    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+        drawn_folder(TINY)
+    monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    split = Split("tiny", seed=1, num_images=1)
-    assert Path(drawn_folder(split)) == tmp_path / "ga_detectron2" / split.folder_name
+    assert Path(drawn_folder(TINY)) == tmp_path / "ga_detectron2" / TINY.folder_name

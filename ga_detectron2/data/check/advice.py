@@ -115,6 +115,7 @@ def advise(
             scale,
             [x for x in others if x.shorter_side != current.shorter_side],
             lambda x: x.score - _price(x, current),
+            margin=0,
         ),
         "aspect_ratios": _recommend(
             current, ratios, lambda x: x.positive - RATIO_COST * len(x.aspect_ratios)
@@ -160,10 +161,13 @@ def _sample(objects: Objects) -> Objects:
 
 
 def _recommend(
-    present: Trial, others: list[Trial], value: Callable[[Trial], float] = lambda x: x.score
+    present: Trial,
+    others: list[Trial],
+    value: Callable[[Trial], float] = lambda x: x.score,
+    margin: float = MARGIN,
 ) -> Trial:
     best = max(others, key=value, default=present)
-    return best if value(best) > value(present) + MARGIN else present
+    return best if value(best) > value(present) + margin else present
 
 
 def _price(trial: Trial, present: Trial) -> float:
@@ -180,6 +184,8 @@ def _sentence(key: str, present: Trial, best: Trial) -> str:
     if best == present:
         return f"Keep {setting}: {what} {number}."
     better, more = _in_words(key, best)
+    if key == "input":
+        better += f", {(best.shorter_side / present.shorter_side) ** 2:.2g} times the work"
     return f"Set {better}: {what} {more} instead of {number}."
 
 
