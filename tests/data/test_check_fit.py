@@ -10,7 +10,12 @@ from detectron2.structures import Boxes, pairwise_iou
 from ga_detectron2.data.check.advice import _sample, try_settings
 from ga_detectron2.data.check.fit import centered_iou, centers_of_nearest_cells, fit, ideal_iou
 from ga_detectron2.data.check.objects import InputSize, Objects, with_changes
-from ga_detectron2.data.check.statistics import RATIO_BINS, fit_statistics, level_statistics
+from ga_detectron2.data.check.statistics import (
+    RATIO_BINS,
+    fit_by_ratio,
+    objects_by_level,
+    objects_sharing_a_cell,
+)
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 from ga_detectron2.modeling.matching import MatchRule
 
@@ -111,18 +116,16 @@ def test_statistics_by_hand() -> None:
     boxes = torch.tensor([[40.0, 40, 40 + w, 40 + h] for w, h in sides])
     images = torch.tensor([0, 0, 0, 0, 0, 0, 1])
     objects = Objects(boxes, torch.full((7, 2), 200.0), images, torch.arange(7))
-    found = level_statistics(objects, SETTINGS)["levels"]
+    found = objects_by_level(objects, SETTINGS)
     assert [x["square"] for x in found] == [16, 32, 64]
     # sqrt(8 * 80) = 25.3 and sqrt(16 * 32) = 22.63, at or above the border at 16 * sqrt(2).
     assert [x["objects"] for x in found] == [2, 3, 2]
-    by_ratio = np.sum([x["by_ratio"] for x in found], 0).tolist()
+    by_ratio = [sum(x[name] for x in found) for name in RATIO_BINS]
     assert by_ratio == [1, 0, 1, 4, 0, 0, 1]
-    fitted = fit_statistics(objects, fit(objects, SETTINGS))
-    assert [row["objects"] for row in fitted.values()] == [*by_ratio, 7]
-    assert list(fitted) == [*RATIO_BINS, "all"]
-    assert fitted["3:1+"]["ideal"] is None
+    fitted = fit_by_ratio(objects, fit(objects, SETTINGS))
+    assert [row["objects"] for row in fitted] == [*by_ratio, 7]
+    assert fitted[5]["ideal guided"] is None
     trial = try_settings(objects, InputSize(0, 0), SETTINGS)
-    assert (trial.below, trial.above) == pytest.approx((1 / 7, 1 / 7))
     # The box of 4 pixels has at most 1/16 of the smallest square.
     assert 1 / 7 <= trial.without_target < 0.5
     assert trial.score < trial.ideal
@@ -132,7 +135,7 @@ def test_objects_that_share_a_cell() -> None:
     boxes = torch.tensor([[10.0, 10, 26, 26], [11, 11, 25, 25], [30, 10, 46, 26], [10, 10, 26, 26]])
     images = torch.tensor([0, 0, 0, 1])
     objects = Objects(boxes, torch.full((4, 2), 99.0), images, torch.arange(4))
-    assert level_statistics(objects, SETTINGS)["sharing_a_cell"] == 2
+    assert objects_sharing_a_cell(objects, SETTINGS) == 2
 
 
 def test_sample_keeps_rows_together(monkeypatch: pytest.MonkeyPatch) -> None:

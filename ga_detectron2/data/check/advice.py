@@ -42,8 +42,6 @@ class Trial:
     """A setting and how it suits the objects, as shares of them.
 
     Attributes:
-        below, above: over half an octave smaller than the smallest square, or larger than the
-            largest.
         without_target: not covered well enough by any approximate anchor to get a shape target.
         positive: covered so well that every such cell learns the shape.
         ideal: mean IoU of the ideal guided anchor.
@@ -54,8 +52,6 @@ class Trial:
     strides: tuple[int, ...]
     base_scale: float
     aspect_ratios: tuple[float, ...]
-    below: float
-    above: float
     without_target: float
     positive: float
     ideal: float
@@ -129,20 +125,11 @@ def advise(
 def try_settings(objects: Objects, input_size: InputSize, settings: GuidedAnchoring) -> Trial:
     """How settings suit objects at an input size."""
     found = fit(objects, settings)
-    # Octaves from the first square: within half an octave of a level's square from -0.5 to L - 0.5.
-    sizes = objects.sizes.prod(dim=1).sqrt()
-    octaves = (sizes / (settings.base_scale * settings.strides[0])).log2()
     rule = settings.shape_rule
     learned = found.approximate >= rule.min_positive_iou
     positive_iou = rule.thresholds[rule.labels.index(1) - 1]
-    shares = (
-        octaves < -0.5,
-        octaves >= len(settings.strides) - 0.5,
-        ~learned,
-        found.approximate >= positive_iou,
-        found.ideal,
-        found.ideal * learned,
-    )
+    positive = found.approximate >= positive_iou
+    shares = (~learned, positive, found.ideal, found.ideal * learned)
     return Trial(
         input_size.shorter,
         tuple(settings.strides),

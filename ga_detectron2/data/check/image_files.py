@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 
 from ga_detectron2.data.coco import CocoFile
 from ga_detectron2.data.findings import Findings
+from ga_detectron2.data.images import read_rgb
 
 __all__ = ["HOW", "check_image_files"]
 
@@ -47,29 +47,24 @@ def _fault(
 ) -> tuple[str, str] | None:
     """Kind and description of what is wrong with an image."""
     image, path = data.images[index], data.path_of(index)
-    name = image["file_name"]
+    name, expected = image["file_name"], (image["width"], image["height"])
     if not os.path.isfile(path):
-        base = name.replace("\\", "/").rpartition("/")[2]
-        hint = ""
-        if base != name and os.path.isfile(os.path.join(data.image_root, base)):
-            hint = f" (the folder has {base}: file_name should be relative to the folder)"
-        return "image_missing", name + hint
+        return "image_missing", name
     try:
-        width, height = read_size(path)
+        size = read_size(path)
     except Exception as error:  # Pillow raises errors of many types for damaged files.
-        reason = " ".join(str(error).split()).replace(path, "it") or type(error).__name__
+        reason = " ".join(str(error).split()).removeprefix(f"{path}: ").replace(path, "it")
         return "image_unreadable", f"{name}: {reason}"
-    if (width, height) == (image["width"], image["height"]):
+    if size == expected:
         return None
-    swapped = (height, width) == (image["width"], image["height"])
-    hint = " (swapped: the JSON may ignore the EXIF orientation)" if swapped else ""
-    expected = f"{image['width']}x{image['height']}"
-    return "image_size_differs", f"{name}: {width}x{height}, in the JSON {expected}{hint}"
+    hint = " (swapped: the JSON may ignore the EXIF orientation)" if size == expected[::-1] else ""
+    found, wanted = (f"{width}x{height}" for width, height in (size, expected))
+    return "image_size_differs", f"{name}: {found}, in the JSON {wanted}{hint}"
 
 
 def _decoded_size(path: str) -> tuple[int, int]:
     """Width and height of the image as detectron2 decodes it."""
-    height, width = read_image(path).shape[:2]
+    height, width = read_rgb(path).shape[:2]
     return width, height
 
 
