@@ -53,7 +53,8 @@ def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
     model = classes_of_model(cfg)
     if model is None:
         return
-    known = [(x, names) for x in _datasets_of(cfg, eval_only) if (names := _classes_of(x))]
+    all_classes = [(name, _classes_of(name)) for name in _datasets_of(cfg, eval_only)]
+    known = [(name, classes) for name, classes in all_classes if classes is not None]
     for name, classes in known[1:]:
         first, expected = known[0]
         if not eval_only and sorted(classes) != sorted(expected):
