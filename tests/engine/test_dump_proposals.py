@@ -14,7 +14,6 @@ from torch import nn
 
 from ga_detectron2.engine.proposal_dump import ProposalDump, as_proposal_network
 from ga_detectron2.errors import ConfigError
-from tests.engine.jobs import finish, two_machines
 from tests.scripts import load_script
 
 
@@ -160,20 +159,3 @@ def test_mmdetections_file_is_converted(
     (tmp_path / "mmdet.pkl").write_bytes(pickle.dumps(arrays[:5]))
     with pytest.raises(SystemExit, match="holds 5 images, but the dataset has 6"):
         script.main(call)
-
-
-def dump(argv: list[str]) -> None:
-    load_script("dump_proposals").main(argv)
-
-
-@pytest.mark.slow
-def test_two_machines_of_two_processes(dump_arguments: Callable, tmp_path: Path) -> None:
-    """Six shards of an image, divided among four processes."""
-    dump(dump_arguments("--output", tmp_path / "one.pkl"))
-    options = ["--shard-size", 1, "--output", tmp_path / "four.pkl"]
-    outputs = finish(*two_machines(dump, dump_arguments(*options)))
-    # Every shard was computed once.
-    assert sum(output.count(f"Shard {i} of 6") for output in outputs for i in range(1, 7)) == 6
-    assert "proposals" in outputs[0].splitlines()[-1]
-    assert_same(read(tmp_path / "four.pkl"), read(tmp_path / "one.pkl"))
-    assert not (tmp_path / "four.pkl.shards").exists()

@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -21,6 +22,7 @@ from detectron2.utils import comm
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ga_detectron2.data.proposal_files import read_proposals
 from ga_detectron2.engine import GATrainer
 from ga_detectron2.engine.processes import is_torchrun, use_torchrun
 from ga_detectron2.engine.train_loop import GASimpleTrainer
@@ -141,6 +143,29 @@ def test_several_processes_are_as_one(
         for a, b in zip(one["instances"], several["instances"], strict=True):
             assert a["bbox"] == pytest.approx(b["bbox"], abs=1e-3)
             assert a["score"] == pytest.approx(b["score"], rel=1e-5)
+
+
+def dump(argv: list[str]) -> None:
+    load_script("dump_proposals").main(argv)
+
+
+@pytest.mark.slow
+def test_dumped_proposals_are_those_of_one_process(
+    arguments: Callable, save_weights: Callable, tmp_path: Path
+) -> None:
+    """Six shards of an image, divided among four processes of two machines."""
+    keys = {"MODEL__WEIGHTS": save_weights("ga_rpn_R_50")}
+    dump(arguments("ga_rpn_R_50", "--output", tmp_path / "one.pkl", **keys))
+    options = ["--shard-size", 1, "--output", tmp_path / "four.pkl"]
+    outputs = finish(*two_machines(dump, arguments("ga_rpn_R_50", *options, **keys)))
+    # Every shard was computed once.
+    assert sum(output.count(f"Shard {i} of 6") for output in outputs for i in range(1, 7)) == 6
+    assert "proposals" in outputs[0].splitlines()[-1]
+    one, four = (read_proposals(str(tmp_path / f"{name}.pkl")) for name in ("one", "four"))
+    assert one.ids == four.ids
+    for a, b in zip(one.boxes, four.boxes, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+    assert not (tmp_path / "four.pkl.shards").exists()
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ga_detectron2.engine import GATrainer
-from tests.data.test_proposal_files import Harm
+from tests.robustness.test_files import Harm
 from tests.scripts import load_script
 
 BOXES = np.array([[4, 4, 40, 40], [30, 20, 80, 60]], dtype=np.float32)
