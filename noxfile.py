@@ -68,8 +68,8 @@ def install(session: nox.Session, *versions: str) -> None:
 def pure_detectron2(session: nox.Session) -> str:
     """The path of detectron2's wheel of Python files."""
     folder = session.create_tmp()
-    output = session.run("python", "tools/pure_detectron2.py", folder, silent=True)
-    return output.strip().splitlines()[-1] if output else ""  # None with --install-only
+    output = session.run_install("python", "tools/pure_detectron2.py", folder, silent=True)
+    return output.strip().splitlines()[-1]
 
 
 def test(session: nox.Session) -> None:

@@ -54,6 +54,11 @@ class CellGrid(NamedTuple):
         """Hi * Wi of each level."""
         return [h * w for h, w in self.sizes]
 
+    def level_of(self, cells: Tensor) -> Tensor:
+        """Rows of ``levels`` of the levels of cells (...) int64: (..., 4)."""
+        index = torch.searchsorted(self.levels[:, 2].contiguous(), cells, right=True) - 1
+        return self.levels[index]
+
     def split_levels(self, values: Tensor) -> list[Tensor]:
         """(N, R, ...) to a list of L tensors (N, Hi, Wi, ...)."""
         levels = values.split(self.cells_per_level, dim=1)

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
+# More than a map has rows or columns; float32 holds such positions with their fractions.
+MOST_CELLS = 1 << 16
 
 # Number of cells whose taps are gathered at a time, which bounds memory. Nine taps of 256 float32
 # channels are 19 MB for this many cells, which are multiplied while still in a CPU's cache. A GPU
@@ -136,24 +138,42 @@ class FeatureAdaption(nn.Module):
         chunks = zip(cells.split(at_a_time), shape_deltas.split(at_a_time), strict=True)
         return torch.cat([adapt(*chunk) for chunk in chunks])
 
-    def gather_taps(
-        self,
-        features: FeatureRows,
-        cells: Tensor,
-        shape_deltas: Tensor,
-        present: Tensor | None = None,
-    ) -> Tensor:
-        """The moved taps of some cells.
+    def gather_taps(self, features: FeatureRows, cells: Tensor, shape_deltas: Tensor) -> Tensor:
+        """The moved taps of some cells of one level.
 
         Args:
             features, cells, shape_deltas: as in :meth:`at_cells`.
-            present: (K,) bool; taps of the other cells are zero, regardless of their index.
 
         Returns:
             (K, groups * 9 * C / groups), in the order that :meth:`project` takes.
         """
+        cell = cells % (features.height * features.width)
+        return self.gather_taps_of_maps(
+            features.rows, cells - cell, (features.height, features.width), cell, shape_deltas
+        )
+
+    def gather_taps_of_maps(
+        self,
+        rows: Tensor,
+        first: Tensor,
+        size: tuple[int, int] | tuple[Tensor, Tensor],
+        cells: Tensor,
+        shape_deltas: Tensor,
+    ) -> Tensor:
+        """The moved taps of some cells, each of its own map.
+
+        Args:
+            rows: (..., C), the features of all maps.
+            first: (K,) int64 into the rows, the first cell of each cell's map.
+            size: height and width of the maps, numbers or (K,) int64.
+            cells: (K,) int64, each within its map.
+            shape_deltas: (K, 2), as in :meth:`at_cells`.
+
+        Returns:
+            As :meth:`gather_taps`.
+        """
         offsets = self._offsets(shape_deltas).unflatten(1, (self.deform_groups, TAPS, 2))
-        return _gather_moved_taps(features, cells, offsets, present)
+        return _gather_moved_taps(rows, first, size, cells, offsets)
 
     def project(self, taps: Tensor) -> Tensor:
         """(K, groups * 9 * C / groups) gathered taps to (K, C) adapted features."""
@@ -185,7 +205,11 @@ class FeatureAdaption(nn.Module):
 
 
 def _gather_moved_taps(
-    features: FeatureRows, cells: Tensor, offsets: Tensor, present: Tensor | None
+    rows: Tensor,
+    first: Tensor,
+    size: tuple[int, int] | tuple[Tensor, Tensor],
+    cells: Tensor,
+    offsets: Tensor,
 ) -> Tensor:
     """Bilinear values at the nine moved taps of some cells; zero outside the map.
 
@@ -193,33 +217,20 @@ def _gather_moved_taps(
     ``embedding_bag`` computes all of them in one pass.
 
     Args:
-        features: one level of N images.
-        cells: (K,) int64.
+        rows, first, size, cells: as in :meth:`FeatureAdaption.gather_taps_of_maps`.
         offsets: (K, groups, 9, 2), (dy, dx) in pixels of the map, taps in row order.
-        present: (K,) bool or None; see :meth:`FeatureAdaption.gather_taps`.
 
     Returns:
         (K, groups * 9 * C / groups).
     """
-    rows, height, width = features
     groups = offsets.shape[1]
-    row, column = cells // width, cells % width
-    y = (row % height)[:, None, None] + _tap_steps(offsets, repeat=True) + offsets[..., 0]
-    x = column[:, None, None] + _tap_steps(offsets, repeat=False) + offsets[..., 1]
-    # Taps more than a pixel outside the map are zero; clamping bounds their indices.
-    y = y.nan_to_num(nan=-2.0).clamp(-2, height + 1)
-    x = x.nan_to_num(nan=-2.0).clamp(-2, width + 1)
-    y0, x0 = y.detach().floor(), x.detach().floor()
-    y_weight = torch.stack([1 - (y - y0), y - y0], dim=-1)  # (K, groups, 9, 2)
-    x_weight = torch.stack([1 - (x - x0), x - x0], dim=-1)
-    # 32 bits suffice for billions of entries and halve the memory of the largest tensors.
-    y_index = torch.stack([y0, y0 + 1], dim=-1).int()
-    x_index = torch.stack([x0, x0 + 1], dim=-1).int()
-    y_weight = torch.where((y_index >= 0) & (y_index < height), y_weight, 0.0)
-    x_weight = torch.where((x_index >= 0) & (x_index < width), x_weight, 0.0)
-    if present is not None:
-        y_weight = torch.where(present[:, None, None, None], y_weight, 0.0)
-
+    # In a trace, numbers are tensors without dimensions.
+    height, width = (
+        x[:, None, None, None] if isinstance(x, Tensor) and x.dim() else x for x in size
+    )
+    row, column = (x[:, None, None] for x in (cells // size[1], cells % size[1]))
+    y, y_weight = _between(row + _tap_steps(offsets, repeat=True) + offsets[..., 0], height)
+    x, x_weight = _between(column + _tap_steps(offsets, repeat=False) + offsets[..., 1], width)
     weights = y_weight[..., :, None] * x_weight[..., None, :]
     # The table's rows are the pieces of one group at one position, groups within positions.
     table = rows.reshape(-1, rows.shape[-1] // groups)
@@ -227,9 +238,8 @@ def _gather_moved_taps(
         # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
         table = table.detach().requires_grad_()
     group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None, None]
-    first_row = (row // height * height).int()[:, None, None, None]  # of the cell's image
-    y_entry = (first_row + y_index.clamp_(0, height - 1)) * (width * groups)
-    x_entry = x_index.clamp_(0, width - 1) * groups + group
+    y_entry = (first.int()[:, None, None, None] + y * width) * groups
+    x_entry = x * groups + group
     entries = y_entry[..., :, None] + x_entry[..., None, :]  # (K, groups, 9, 2, 2)
     taps = F.embedding_bag(
         entries.reshape(-1, 4),
@@ -238,6 +248,26 @@ def _gather_moved_taps(
         mode="sum",
     )
     return taps.reshape(cells.shape[0], rows.shape[-1] * TAPS)  # len() would end a trace
+
+
+def _between(position: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The two rows (or columns) between which taps lie.
+
+    Args:
+        position: (K, groups, 9), in cells.
+        size: number of rows (or columns) of the map, or (K, 1, 1, 1).
+
+    Returns:
+        (K, groups, 9, 2) int32 indices within the map, and their weights, 0 outside the map.
+    """
+    # An index must not overflow.
+    position = position.nan_to_num(nan=-2.0).clamp(-2, MOST_CELLS)
+    floor = position.detach().floor()
+    weight = torch.stack([1 - (position - floor), position - floor], dim=-1)
+    # 32 bits suffice for billions of entries and halve the memory of the largest tensors.
+    index = torch.stack([floor, floor + 1], dim=-1).int()
+    inside = (index >= 0) & (index < size)
+    return torch.where(inside, index, 0), torch.where(inside, weight, 0.0)
 
 
 def _tap_steps(offsets: Tensor, repeat: bool) -> Tensor:

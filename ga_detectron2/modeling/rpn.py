@@ -299,22 +299,19 @@ class GuidedAnchorRPN(nn.Module):
     ) -> Tensor:
         """Adapted features (N, B, C) of the sampled cells; only these have a loss."""
         adaption = self.rpn_head.feature_adaption
-        N, B = sample.cells.shape
+        N, R = guided.loc_logits.shape
         image = torch.arange(N, device=sample.cells.device)[:, None]
-        shape_deltas = sample.take(guided.shape_deltas).flatten(0, 1)
-        taps, start = shape_deltas.new_zeros(()), 0
-        # Every level gathers taps for all sampled cells, zeros for those of other levels: selecting
-        # its own cells would force a GPU synchronisation to learn the count.
-        for level in hidden:
-            cells = level.height * level.width
-            index = sample.cells - start
-            present = (index >= 0) & (index < cells)
-            index = index.clamp(0, cells - 1) + image * cells
-            taps = taps + adaption.gather_taps(
-                level, index.flatten(), shape_deltas, present.flatten()
-            )
-            start += cells
-        return adaption.project(taps).unflatten(0, (N, B))
+        height, width, first, _ = guided.grid.level_of(sample.cells).unbind(dim=-1)
+        # One gather for all levels: selecting the cells of one would force a GPU synchronisation
+        # to learn their count.
+        taps = adaption.gather_taps_of_maps(
+            torch.cat([level.rows for level in hidden], dim=1),
+            (first + image * R).flatten(),
+            (height.flatten(), width.flatten()),
+            (sample.cells - first).flatten(),
+            sample.take(guided.shape_deltas).flatten(0, 1),
+        )
+        return adaption.project(taps).unflatten(0, sample.cells.shape)
 
     # ----------------------------------------------------------------------------------- proposals
 

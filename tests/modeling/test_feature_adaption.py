@@ -150,6 +150,28 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(run, (x, adaption.offset.weight, adaption.conv.weight))
 
 
+def test_cells_of_several_levels_in_one_gather():
+    """What GA-RPN does with its sample: each tap lies on the map of its own level."""
+    adaption = make_adaption(8, 5, 4, torch.float64)
+    maps = [torch.randn(2, 8, s, s + 1, dtype=torch.float64, requires_grad=True) for s in (4, 2)]
+    deltas = [torch.randn(2, 2, s, s + 1, dtype=torch.float64) for s in (4, 2)]
+    dense = [reference(adaption, x, d) for x, d in zip(maps, deltas, strict=True)]
+    wanted = [(0, 0, 3, 4), (1, 1, 0, 2), (0, 1, 1, 1), (1, 0, 0, 0)]  # image, level, row, column
+    levels = [to_rows(x) for x in maps]
+    image, at, row, column = torch.tensor(wanted).T
+    height, width, start = torch.tensor([(4, 5, 0), (2, 3, 20)])[at].T
+    taps = adaption.gather_taps_of_maps(
+        torch.cat([x.rows for x in levels], dim=1),
+        image * 26 + start,
+        (height, width),
+        row * width + column,
+        torch.stack([deltas[at][n, :, i, j] for n, at, i, j in wanted]),
+    )
+    ours = adaption.project(taps)
+    expected = torch.stack([dense[at][n, :, i, j] for n, at, i, j in wanted])
+    torch.testing.assert_close(ours, expected)
+
+
 def test_features_that_need_no_gradient():
     """As where all layers before feature adaption are frozen."""
     adaption = make_adaption(8, 6, 4, torch.float64)
