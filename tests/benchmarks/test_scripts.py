@@ -276,8 +276,16 @@ def test_comparison_of_proposals(
     assert f"| GA-RPN |{' 20.0 ± 7.1 |' * 5} 2.0 ± 0.0 |" in capsys.readouterr().out
 
 
-def test_failed_training_names_its_log(benchmark_module, tmp_path: Path) -> None:
+def test_failed_training_names_its_log(
+    benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = benchmark_module("compare_proposals")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(RuntimeError, match=r"ga_rpn_R_18 failed: see .*console\.txt"):
-        script.train_and_score("ga_rpn_R_18", tmp_path, ["SOLVER.NO_SUCH_KEY", "1"])
-    assert "NO_SUCH_KEY" in (tmp_path / "console.txt").read_text()
+        script.train_and_score("ga_rpn_R_18", tmp_path, ["SEED", "1"])
+    command = (tmp_path / "console.txt").read_text().split()
+    assert command[0].endswith("tools/train_net.py")
+    assert command[-2:] == ["SEED", "1"]

@@ -179,17 +179,10 @@ def test_demo_refuses_video_names_that_are_not_utf8(demo, tmp_path, source, outp
 
 def test_demo_unwritable_outputs_fail_early(demo, pictures, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(GuidedPredictor, "__init__", lambda *_: pytest.fail("a model was built"))
-    (tmp_path / "folder.png").mkdir()
     (tmp_path / "file").write_text("")
-    images = ("--input", pictures / "picture0.png")
-    for output, reason in (
-        (("--json", tmp_path), f"--json: {tmp_path} is a folder"),
-        (("--output", tmp_path / "folder.png"), "--output: .*folder.png is a folder"),
-        (("--output", tmp_path / "file"), "--output: .*file, not a folder"),
-        (("--output", tmp_path / "file" / "a.png"), "--output: .*file, not a folder"),
-    ):
-        with pytest.raises(SystemExit, match=f"^demo.py: error: .*{reason}"):
-            demo(*images, *output)
+    for option, path in (("--json", tmp_path), ("--output", tmp_path / "file" / "a.png")):
+        with pytest.raises(SystemExit, match=f"^demo.py: error: .*{option}: "):
+            demo("--input", pictures / "picture0.png", option, path)
 
 
 def test_demo_without_a_display_points_to_output(demo, pictures, monkeypatch) -> None:
@@ -216,22 +209,6 @@ def test_visualize_results_of_proposals(tool, proposer, two_pictures, tmp_path) 
     arguments = ["--config-file", proposer, "--dataset", two_pictures, "--num-images", "1"]
     tool("visualize_results").main([*arguments, "OUTPUT_DIR", str(tmp_path)])
     assert files_in(tmp_path / "visualization") == ["overview.png", "picture0.png"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["DATASETS.TEST", "('absent',)"], "no dataset 'absent'"),
-        (["MODEL.WEIGHTS", "absent.pth"], "absent.pth: there is no such file"),
-        (["MODEL.WEIGHT", "absent.pth"], "did you mean MODEL.WEIGHTS"),
-    ],
-)
-def test_visualize_results_wrong_input(
-    tool, detector, two_pictures, arguments, message, tmp_path
-) -> None:
-    options = ["--config-file", detector, "--dataset", two_pictures, "--output", str(tmp_path)]
-    with pytest.raises(SystemExit, match=message):
-        tool("visualize_results").main([*options, *arguments])
 
 
 def test_plot_shapes_and_anchors(tool, detector, plain_detector, two_pictures, tmp_path) -> None:
@@ -276,12 +253,11 @@ def test_plot_recall(tool, tmp_path, capsys) -> None:
             tool("plot").main(["recall", *arguments])
 
 
-@pytest.mark.parametrize("size", ["0", "96"])
-def test_tools_take_grey_models_and_any_input_size(
-    tool, model_folder, two_pictures, demo, pictures, tmp_path, size
+def test_tools_take_grey_models_and_images_of_any_size(
+    tool, model_folder, two_pictures, demo, pictures, tmp_path
 ) -> None:
-    grey = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [100.0], "MODEL.PIXEL_STD", [57.0])
-    config = str(write_model(model_folder, f"grey{size}", *grey, "INPUT.MIN_SIZE_TEST", size))
+    keys = ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [100.0], "MODEL.PIXEL_STD", [57.0])
+    config = str(write_model(model_folder, "grey", *keys, "INPUT.MIN_SIZE_TEST", 0))
     demo("--input", pictures / "picture0.png", "--output", tmp_path / "demo.png", config=config)
     assert (tmp_path / "demo.png").is_file()
     arguments = ["--config-file", config, "--dataset", two_pictures, "--num-images", "1"]
