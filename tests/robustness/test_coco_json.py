@@ -54,26 +54,19 @@ def registered(folder: Path, content: bytes) -> Iterator[None]:
                 catalog.remove(NAME)
 
 
-def changed(path: tuple[Any, ...], value: Any) -> bytes:
-    contents = copy.deepcopy(RIGHT)
-    node: Any = contents
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    return json.dumps(contents).encode()
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"5", b"[" * 100_000, b'{"images": 1}'])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"5", b"[" * 100_000, b'{"images": 1}'])
 def test_other_content_is_refused(folder: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"set\.json is not a"), registered(folder, content):
         pass
 
 
-@pytest.mark.parametrize("box", [[0, 0, 0, 0], [3, 3, -2, -2], [99, 99, 5, 5], [-1e300, 0, 1, 1]])
-def test_boxes_without_area_are_loaded(folder: Path, box: list) -> None:
-    with registered(folder, changed(("annotations", 0, "bbox"), box)):
-        records = DatasetCatalog.get(NAME)
-        assert [len(r["annotations"]) for r in records] == [1, 1]
+def test_boxes_without_area_are_loaded(folder: Path) -> None:
+    contents = copy.deepcopy(RIGHT)
+    for box in ([0, 0, 0, 0], [3, 3, -2, -2], [99, 99, 5, 5], [-1e300, 0, 1, 1]):
+        contents["annotations"][0]["bbox"] = box
+        with registered(folder, json.dumps(contents).encode()):
+            records = DatasetCatalog.get(NAME)
+            assert [len(r["annotations"]) for r in records] == [1, 1]
 
 
 ANY = st.recursive(

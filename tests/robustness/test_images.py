@@ -1,6 +1,5 @@
 """Image files of all kinds, as training and tools/demo.py read them."""
 
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +21,6 @@ GREY = np.tile(np.linspace(0, 255, WIDTH).round().astype(np.uint8), (HEIGHT, 1))
 RGB = np.stack([GREY] * 3, axis=2)
 
 
-def save_16_bit(path: Path) -> None:
-    assert cv2.imwrite(str(path), GREY.astype(np.uint16) * 257)
-
-
 def save_exif(path: Path) -> None:
     """Turned by a quarter, with a note that says so."""
     exif = Image.Exif()
@@ -37,14 +32,11 @@ def save_as(mode: str) -> Callable[[Path], None]:
     return lambda path: Image.fromarray(RGB).convert(mode).save(path)
 
 
-def save_palette(path: Path) -> None:
-    Image.fromarray(RGB).quantize(256).save(path)
-
-
+# File, how it is written, and tolerance of compression.
 KINDS: dict[str, tuple[str, Callable[[Path], None], int]] = {
     "rgb": ("a.png", save_as("RGB"), 0),
     "grey": ("a.png", save_as("L"), 0),
-    "palette": ("a.png", save_palette, 4),
+    "palette": ("a.png", lambda path: Image.fromarray(RGB).quantize(256).save(path), 4),
     "alpha": ("a.png", save_as("RGBA"), 0),
     "grey with alpha": ("a.png", save_as("LA"), 0),
     "cmyk": ("a.jpg", save_as("CMYK"), 12),
@@ -61,7 +53,11 @@ def as_training_reads(path: Path) -> np.ndarray:
     return NamingDatasetMapper(cfg, False)(record)["image"].permute(1, 2, 0).numpy()
 
 
-@pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
+@pytest.fixture(params=[as_training_reads, lambda path: read_rgb(str(path))])
+def read(request: pytest.FixtureRequest) -> Callable[[Path], np.ndarray]:
+    return request.param
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_read(tmp_path: Path, kind: str, read: Callable) -> None:
     name, save, tolerance = KINDS[kind]
@@ -73,36 +69,30 @@ def test_pixels_are_read(tmp_path: Path, kind: str, read: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
-@pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
-def test_16_bit_colours_are_reduced_to_8(tmp_path: Path, name: str, read: Callable) -> None:
-    """Pillow reduces them; of grey ones it would make a white image, see below."""
-    size = (HEIGHT, WIDTH, 3)
-    deep = np.random.default_rng(0).integers(0, 1 << 16, size, dtype=np.uint16)
-    assert cv2.imwrite(str(tmp_path / name), deep[..., ::-1])
-    assert (read(tmp_path / name) == deep >> 8).all()
-
-
-@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
-@pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
-def test_16_bit_grey_is_refused(tmp_path: Path, name: str, read: Callable) -> None:
-    """Pillow would make a white image of it."""
-    save_16_bit(tmp_path / name)
+def test_16_bit_colours_are_reduced_to_8_and_grey_refused(
+    tmp_path: Path, name: str, read: Callable
+) -> None:
+    """Pillow reduces colours, and would make a white image of grey."""
+    path = tmp_path / name
+    deep = np.random.default_rng(0).integers(0, 1 << 16, RGB.shape, dtype=np.uint16)
+    assert cv2.imwrite(str(path), deep[..., ::-1])
+    assert (read(path) == deep >> 8).all()
+    assert cv2.imwrite(str(path), deep[..., 0])
     with pytest.raises(DataError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
-        read(tmp_path / name)
+        read(path)
 
 
-def damaged(name: str) -> bytes:
-    if name == "truncated":
-        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        return cv2.imencode(".jpg", noise)[1].tobytes()[:1500]
-    return {"empty": b"", "text": b"hello", "half a header": b"\x89PNG\r\n\x1a\n\x00\x00"}[name]
+NOISE = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["empty", "text", "half a header", "truncated"])
-@pytest.mark.parametrize("read", [as_training_reads, lambda path: read_rgb(str(path))])
-def test_damaged_images_are_refused_by_name(tmp_path: Path, name: str, read: Callable) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x89PNG\r\n\x1a\n\x00\x00", cv2.imencode(".jpg", NOISE)[1].tobytes()[:1500]],
+    ids=["empty", "half a header", "truncated"],
+)
+def test_damaged_images_are_refused_by_name(tmp_path: Path, content: bytes, read: Callable) -> None:
     path = tmp_path / "broken.jpg"
-    path.write_bytes(damaged(name))
+    path.write_bytes(content)
     with pytest.raises(DataError, match=r"broken\.jpg") as error:
         read(path)
     assert "\n" not in str(error.value)
@@ -158,8 +148,3 @@ def test_any_damage(
     assert image.ndim == 3
     assert image.shape[2] == 3
     assert image.dtype == np.uint8
-
-
-def test_demo_uses_the_same_reader() -> None:
-    script = Path(__file__).resolve().parents[2] / "tools" / "demo.py"
-    assert runpy.run_path(str(script))["read_rgb"] is read_rgb
