@@ -89,6 +89,8 @@ GOOD = {"image_id": 7, "category_id": 13, "bbox": [1, 2, 3, 4], "score": 0.5}
         (lambda r: r.update(category_id=0), "category_id 0.*do not start at 0"),
         (lambda r: r.pop("score"), "has no 'score'"),
         (lambda r: r.update(score=float("nan")), "score nan"),
+        (lambda r: r.update(score="1"), "score '1'"),
+        (lambda r: r.update(bbox=[1, 2, 3]), "not four finite numbers"),
         (lambda r: r.update(bbox=[1, 2, float("inf"), 4]), "not four finite numbers"),
         (lambda r: r.update(bbox=[1, 2, 0, 4]), "must be above 0"),
     ],
@@ -108,6 +110,7 @@ def test_wrong_detection_is_named(
     ("content", "message"),
     [
         ("[", "not a JSON file"),
+        ("{}", "not a list of detections"),
         ("[]", "no detections"),
         (json.dumps([GOOD] * 101), "image 7 has 101 detections"),
         ("[3]", "detection 0 is not an object"),
