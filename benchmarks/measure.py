@@ -7,7 +7,6 @@ import gc
 import multiprocessing
 import os
 import re
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -60,17 +59,12 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    return statistics.median(ours) / statistics.median(theirs)
-
-
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
     """For "amp" float16 on a GPU, as detectron2 trains, and bfloat16 on a CPU."""
     if precision == "float32":
         return contextlib.nullcontext()
     kind = torch.device(device).type
-    dtype = torch.bfloat16 if precision == "bfloat16" or kind == "cpu" else torch.float16
-    return torch.autocast(kind, dtype)
+    return torch.autocast(kind, torch.bfloat16 if kind == "cpu" else torch.float16)
 
 
 @contextlib.contextmanager
@@ -176,8 +170,3 @@ def add_common_arguments(parser: Any, repeats: int, several_threads: bool = Fals
         "--seconds", type=float, default=float("inf"), help="no more repeats of a line after this"
     )
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
-
-
-def chosen(names: Sequence[str], wanted: Sequence[str]) -> Iterator[str]:
-    """Those of ``names`` that contain one of the wanted parts; all where none is wanted."""
-    return (name for name in names if not wanted or any(part in name for part in wanted))
