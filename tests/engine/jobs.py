@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import signal
@@ -41,6 +41,10 @@ class Job:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        return self._process.sentinel
 
     @property
     def returncode(self) -> int | None:
@@ -86,12 +90,16 @@ def ended_afterwards(*jobs: Job) -> Iterator[None]:
 
 
 def finish(*jobs: Job) -> list[str]:
-    """Outputs of processes that must succeed."""
+    """Outputs of processes that must succeed; when one fails, the others are killed."""
     with ended_afterwards(*jobs):
-        outputs = [job.output() for job in jobs]
-    for job, output in zip(jobs, outputs, strict=True):
-        assert job.returncode == 0, output[-3000:]
-    return outputs
+        while running := [job for job in jobs if job.returncode is None]:
+            ended = multiprocessing.connection.wait([job.sentinel for job in running], 600)
+            assert ended, "still running"
+            if any(job.returncode for job in jobs):
+                break
+        for job in jobs:
+            assert not job.returncode, job.output()[-3000:]
+        return [job.output() for job in jobs]
 
 
 def torchrun(function: Callable[..., object], argv: Sequence[str], size: int) -> list[Job]:
