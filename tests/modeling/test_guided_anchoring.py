@@ -43,9 +43,10 @@ def test_nearest_cells_by_brute_force():
     settings = make_settings()
     grid = settings.cell_grid(SIZES, CPU)
     generator = torch.Generator().manual_seed(0)
-    corner = torch.rand(500, 2, generator=generator) * torch.tensor([130.0, 97])
+    corner = torch.rand(500, 2, generator=generator) * torch.tensor([190.0, 157]) - 60
     boxes = torch.cat([corner, corner + torch.rand(500, 2, generator=generator) * 300 + 1], dim=1)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    assert (centers < 0).any()
     level_of_cell = torch.searchsorted(torch.tensor(STRIDES).float(), grid.stride)
     distance = torch.cdist(centers, grid.centers)
     distance[settings.box_levels(boxes)[:, None] != level_of_cell] = torch.inf

@@ -22,6 +22,7 @@ from ga_detectron2.modeling.matching import MatchRule, match_anchors, match_appr
 from ga_detectron2.modeling.targets import (
     GroundTruth,
     box_levels,
+    central_region,
     location_targets,
     pad_ground_truth,
     sample_cells,
@@ -197,6 +198,13 @@ def test_level_of_a_box_exactly_between_two_levels(count):
         assert box_levels(smaller, 5, 4, 8).tolist() == [level - 1] * count
 
 
+def test_central_region_rounds_half_to_even():
+    # Ratio 0 is the centre: 0.5, 1.5, 2.5 and 3.5 go to 0, 2, 2 and 4.
+    for edge, expected in ((1, 0), (3, 2), (5, 2), (7, 4)):
+        region = central_region(torch.tensor([0.0, 0.0, edge, edge]), 0.0, 10, 10)
+        assert region.tolist() == [expected] * 4
+
+
 # ---------------------------------------------------------------------------------- matching
 
 
@@ -239,17 +247,36 @@ def twin_match(iou, inside, rule, number=float):
     return index, [x if inside[c] else -1 for c, x in enumerate(label)]
 
 
-def check_matches(ours, n, index, label):
-    """The index matters where a cell is positive."""
-    assert ours.labels[n].tolist() == label
-    positive = [c for c, x in enumerate(label) if x == 1]
-    assert [ours.boxes[n, c].item() for c in positive] == [index[c] for c in positive]
+def clear_cut(iou, inside, rule, margin=1e-5):
+    """(R,) bool: cells of which no decision hangs on a difference of IoUs below ``margin``."""
+    if not iou:
+        return torch.ones_like(inside)
+    iou = torch.tensor(iou, dtype=torch.float64) * inside
+    # Which box is the cell's best, and what label its IoU stands for.
+    best = torch.cat([iou, iou.new_zeros(2, len(inside))]).topk(2, dim=0).values
+    clear = (best[0] == 0) | (best[0] - best[1] > margin)
+    for threshold in rule.thresholds:
+        clear &= (best[0] - threshold).abs() > margin
+    # Whether the box's best IoU is good enough, and whether the cell is the only one that has it.
+    of_box = iou.amax(dim=1, keepdim=True)
+    near_best = (iou > of_box - margin) & (of_box > 0)
+    single = near_best.sum(dim=1, keepdim=True) == 1
+    good = (of_box - rule.min_positive_iou).abs() > margin
+    below = of_box < rule.min_positive_iou - margin
+    return clear & ~(near_best & ~((single & good) | below)).any(dim=0)
 
 
-def check_numbers_of_boxes(ours, images):
-    """They can be looked up also where they do not matter."""
+def check_matches(ours, n, iou, inside, rule, exact=True):
+    """The index matters where a cell is positive, and is one that can be looked up elsewhere."""
+    index, label = twin_match(iou, inside.tolist(), rule, F32 if exact else float)
+    clear = torch.ones_like(inside) if exact else clear_cut(iou, inside, rule)
+    for c in clear.nonzero()[:, 0].tolist():
+        assert ours.labels[n, c] == label[c]
+        if label[c] == 1:
+            assert ours.boxes[n, c] == index[c]
     assert ours.boxes.min() >= 0
-    assert ours.boxes.max() < max(1, *map(len, images), 0)
+    assert ours.boxes[n].max() < max(1, len(iou))
+    return clear
 
 
 @pytest.fixture(params=[None, 20], ids=["few chunks", "many chunks"], scope="module")
@@ -306,10 +333,6 @@ def twin_cells(sizes, strides):
     ]
 
 
-def has_area(box):
-    return box[2] > box[0] and box[3] > box[1]
-
-
 @given(match_problems())
 @settings(max_examples=40)
 def test_cells_inside_images(problem):
@@ -321,32 +344,36 @@ def test_cells_inside_images(problem):
         assert inside[n].tolist() == [x < width and y < height for x, y, _ in cells]
 
 
-@pytest.mark.usefixtures("chunks")
-@given(match_problems(), st.sampled_from(RULES), st.sampled_from([1, 2, 4, 8]))
-@settings(max_examples=60)
-def test_shape_targets_with_ties(problem, rule, base_scale):
-    """Three approximate anchors of whole sides (ratios 1/4, 1, 4), so that IoUs tie exactly."""
+def check_shape_targets(problem, rule, base_scale, scales, ratios, exact):
     sizes, strides, image_sizes, images = problem
     grid = make_cell_grid(sizes, strides, CPU)
     inside = cells_inside_images(grid, image_sizes)
     ours = match_approximate_anchors(
-        grid, inside, ground_truth_of(images), rule, base_scale, 1, (0.25, 1.0, 4.0)
+        grid, inside, ground_truth_of(images), rule, base_scale, scales, ratios
     )
-    cells = twin_cells(sizes, strides)
+    sides = [
+        (
+            base_scale * 2 ** (i / scales) / math.sqrt(r),
+            base_scale * 2 ** (i / scales) * math.sqrt(r),
+        )
+        for i in range(scales)
+        for r in ratios
+    ]
     anchors = [
-        [
-            (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
-            for w, h in ((s * 2, s / 2), (s, s), (s / 2, s * 2))
-        ]
-        for x, y, s in ((x, y, base_scale * s) for x, y, s in cells)
+        [(x - s * w / 2, y - s * h / 2, x + s * w / 2, y + s * h / 2) for w, h in sides]
+        for x, y, s in twin_cells(sizes, strides)
     ]
     for n, boxes in enumerate(images):
-        iou = [
-            [max(twin_iou(b, a) for a in of_cell) if has_area(b) else 0.0 for of_cell in anchors]
-            for b in boxes
-        ]
-        check_matches(ours, n, *twin_match(iou, inside[n].tolist(), rule, number=F32))
-    check_numbers_of_boxes(ours, images)
+        iou = [[max(twin_iou(b, a) for a in of_cell) for of_cell in anchors] for b in boxes]
+        check_matches(ours, n, iou, inside[n], rule, exact)
+
+
+@pytest.mark.usefixtures("chunks")
+@given(match_problems(), st.sampled_from(RULES), st.sampled_from([1, 2, 4, 8]))
+@settings(max_examples=60)
+def test_shape_targets_with_ties(problem, rule, base_scale):
+    """Three approximate anchors of whole sides, so that IoUs tie exactly."""
+    check_shape_targets(problem, rule, base_scale, 1, (0.25, 1.0, 4.0), exact=True)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -358,86 +385,29 @@ def test_shape_targets_with_ties(problem, rule, base_scale):
 )
 @settings(max_examples=40)
 def test_shape_targets_of_nine_approximate_anchors(problem, rule, base_scale, ratios):
-    """Boxes of irrational sides; cells that a rounding error may decide are left out."""
-    sizes, strides, image_sizes, images = problem
-    grid = make_cell_grid(sizes, strides, CPU)
-    inside = cells_inside_images(grid, image_sizes)
-    ours = match_approximate_anchors(
-        grid, inside, ground_truth_of(images), rule, base_scale, 3, ratios
-    )
-    shapes = [
-        (2**octave / math.sqrt(ratio), 2**octave * math.sqrt(ratio))
-        for octave in (0, 1 / 3, 2 / 3)
-        for ratio in ratios
-    ]
-    for n, boxes in enumerate(images):
-        iou = [
-            [
-                max(
-                    twin_iou(box, (x - s * w / 2, y - s * h / 2, x + s * w / 2, y + s * h / 2))
-                    for w, h in shapes
-                )
-                if has_area(box)
-                else 0.0
-                for x, y, s in ((x, y, base_scale * s) for x, y, s in twin_cells(sizes, strides))
-            ]
-            for box in boxes
-        ]
-        index, label = twin_match(iou, inside[n].tolist(), rule)
-        check_clear_matches(ours, n, index, label, clear_cut(iou, inside[n], rule))
+    """Anchors of irrational sides; cells that a rounding error may decide are left out."""
+    check_shape_targets(problem, rule, base_scale, 3, ratios, exact=False)
 
 
-def check_clear_matches(ours, n, index, label, clear):
-    for c in clear.nonzero()[:, 0].tolist():
-        assert ours.labels[n, c] == label[c]
-        if label[c] == 1:
-            assert ours.boxes[n, c] == index[c]
+@pytest.mark.parametrize(
+    ("rule", "base_scale", "first_stride"), [(RPN_RULE, 8, 4), (RETINANET_SHAPE_RULE, 4, 8)]
+)
+def test_shape_targets_as_far_away_as_an_iou_can_matter(rule, base_scale, first_stride):
+    """Boxes that reach from an anchor so far to one side that its IoU just matters, or just not.
 
-
-def clear_cut(iou, inside, rule, margin=1e-5):
-    """(R,) bool: cells of which no decision hangs on a difference of IoUs below ``margin``."""
-    if not iou:
-        return torch.ones_like(inside)
-    iou = torch.tensor(iou, dtype=torch.float64) * inside
-    # Which box is the cell's best, and what label its IoU stands for.
-    best = torch.cat([iou, iou.new_zeros(2, len(inside))]).topk(2, dim=0).values
-    clear = (best[0] == 0) | (best[0] - best[1] > margin)
-    for threshold in rule.thresholds:
-        clear &= (best[0] - threshold).abs() > margin
-    # Whether the box's best IoU is good enough, and whether the cell is the only one that has it.
-    of_box = iou.amax(dim=1, keepdim=True)
-    near_best = (iou > of_box - margin) & (of_box > 0)
-    single = near_best.sum(dim=1, keepdim=True) == 1
-    good = (of_box - rule.min_positive_iou).abs() > margin
-    below = of_box < rule.min_positive_iou - margin
-    return clear & ~(near_best & ~((single & good) | below)).any(dim=0)
-
-
-def approximate_anchors_of_detectron2(sizes, strides, base_scale):
-    """(R * 9, 4): the same boxes by detectron2's anchor generator."""
+    Or that are as much larger or smaller to all sides. One box an image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    strides = tuple(first_stride << i for i in range(4))
+    image = (256, 320)
+    sizes = tuple((math.ceil(image[0] / s), math.ceil(image[1] / s)) for s in strides)
     generate = DefaultAnchorGenerator(
         sizes=[[base_scale * s * 2 ** (i / 3) for i in range(3)] for s in strides],
         aspect_ratios=[[0.5, 1.0, 2.0]],
         strides=strides,
         offset=0.0,
     )
-    return Boxes.cat(generate([torch.zeros(1, 1, *size) for size in sizes])).tensor
-
-
-@pytest.mark.parametrize(
-    ("rule", "base_scale", "first_stride"), [(RPN_RULE, 8, 4), (RETINANET_SHAPE_RULE, 4, 8)]
-)
-@pytest.mark.parametrize("lowest", [0, 1])
-def test_shape_targets_as_far_away_as_an_iou_can_matter(rule, base_scale, first_stride, lowest):
-    """Boxes that reach from an anchor so far to one side that its IoU just matters, or just not.
-
-    Or that are as much larger or smaller to all sides. One box an image.
-    """
-    generator = torch.Generator().manual_seed(lowest)
-    strides = tuple(first_stride << i for i in range(lowest, lowest + 4))
-    image = (256, 320)
-    sizes = tuple((math.ceil(image[0] / s), math.ceil(image[1] / s)) for s in strides)
-    anchors = approximate_anchors_of_detectron2(sizes, strides, base_scale)
+    anchors = Boxes.cat(generate([torch.zeros(1, 1, *size) for size in sizes])).tensor
     chosen = anchors[torch.randint(len(anchors), (240,), generator=generator)]
     share = torch.where(torch.arange(240) % 2 == 0, 1.001, 0.999) * rule.thresholds[0]
     length = chosen[:, 2:] - chosen[:, :2]
@@ -452,21 +422,10 @@ def test_shape_targets_as_far_away_as_an_iou_can_matter(rule, base_scale, first_
             grow = share[i] ** (0.5 if axis else -0.5) / 2
             center = (chosen[i, :2] + chosen[i, 2:]) / 2
             boxes[i] = torch.cat([center - grow * length[i], center + grow * length[i]])
-    center = (boxes[:, :2] + boxes[:, 2:]) / 2
-    on_map = ((center >= 0) & (center < torch.tensor(image[::-1]))).all(dim=1)
-    boxes = boxes[on_map]
-    assert len(boxes) > 80
     grid = make_cell_grid(sizes, strides, CPU)
     inside = torch.ones(len(boxes), len(anchors) // 9, dtype=torch.bool)
-    ours = match_approximate_anchors(
-        grid,
-        inside,
-        ground_truth_of(boxes[:, None].tolist()),
-        rule,
-        base_scale,
-        3,
-        (0.5, 1.0, 2.0),
-    )
+    truth = ground_truth_of(boxes[:, None].tolist())
+    ours = match_approximate_anchors(grid, inside, truth, rule, base_scale, 3, (0.5, 1.0, 2.0))
     iou = pairwise_iou(Boxes(boxes), Boxes(anchors)).unflatten(1, (-1, 9)).amax(dim=2)
     level = sum((iou >= t).long() for t in rule.thresholds)
     expected = torch.tensor(rule.labels)[level]
@@ -501,9 +460,9 @@ def test_guided_anchor_matches(problem, rule, data):
         torch.tensor(anchors, dtype=torch.float32), inside, ground_truth_of(images), rule
     )
     for n, boxes in enumerate(images):
-        iou = [[twin_iou(b, a) if has_area(b) else 0.0 for a in anchors[n]] for b in boxes]
-        check_matches(ours, n, *twin_match(iou, inside[n].tolist(), rule, number=F32))
-    check_numbers_of_boxes(ours, images)
+        check_matches(
+            ours, n, [[twin_iou(b, a) for a in anchors[n]] for b in boxes], inside[n], rule
+        )
 
 
 @pytest.mark.usefixtures("comparison")
@@ -546,10 +505,8 @@ def test_box_targets_where_most_pairs_reach_a_threshold(monkeypatch):
     for n in range(2):
         iou = pairwise_iou(Boxes(boxes[n].double()), Boxes(anchors[n].double()))
         assert (iou > 0.3).float().mean() > 0.5
-        index, label = twin_match(iou.tolist(), inside[n].tolist(), RPN_RULE)
-        clear = clear_cut(iou.tolist(), inside[n], RPN_RULE)
+        clear = check_matches(ours, n, iou.tolist(), inside[n], RPN_RULE, exact=False)
         assert clear.float().mean() > 0.9
-        check_clear_matches(ours, n, index, label, clear)
 
 
 # ---------------------------------------------------------------------------------- sampling
