@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import DictConfig
@@ -19,10 +19,10 @@ def narrow_vitdet(model: DictConfig) -> None:
     model.backbone.square_pad = 128
 
 
-def with_local_norms(node: DictConfig) -> None:
+def with_local_norms(node: DictConfig | CfgNode) -> None:
     """BN for SyncBN, which needs GPUs."""
     for key, value in node.items():
-        if isinstance(value, DictConfig):
+        if isinstance(value, DictConfig | CfgNode):
             with_local_norms(value)
         elif isinstance(value, str) and value == "SyncBN":
             node[key] = "BN"
