@@ -120,7 +120,8 @@ def _row_figure(
 ) -> Figure:
     """Tiles side by side.
 
-    Legends and colour bars take no part in the layout, so that pictures of all rows are aligned.
+    The figure is higher than they need, so that columns are as wide as in other rows, whatever is
+    written above and below the pictures.
 
     Args:
         tiles: their pictures have one size.
@@ -155,7 +156,7 @@ def _wrap(text: str, width: float, font_size: float) -> str:
 
 
 def _draw_legend(entries: Sequence[tuple[Any, str]], axes: Axes, columns: int) -> None:
-    legend = axes.legend(
+    axes.legend(
         handles=[Line2D([], [], color=color, linewidth=4, label=text) for color, text in entries],
         loc="upper left",
         bbox_to_anchor=(0, 0),
@@ -167,13 +168,11 @@ def _draw_legend(entries: Sequence[tuple[Any, str]], axes: Axes, columns: int) -
         handlelength=1,
         columnspacing=1,
     )
-    legend.set_in_layout(False)
 
 
 def _draw_color_bar(bar: ColorBar, axes: Axes, width: float, height: float) -> None:
     # Ends of the bar are inside the column, as are the labels at them.
     place = axes.inset_axes((0.03, -1.5 * BAR / height, 0.94, BAR / height))
-    place.set_in_layout(False)
     colors = ListedColormap(over_grey(bar.colors(np.linspace(0, 1, 256))[:, :3]))
     scale = ScalarMappable(bar.norm, colors)
     drawn = axes.figure.colorbar(scale, cax=place, orientation="horizontal")
