@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from ga_detectron2.checkpoint.reading import read_checkpoint
 from ga_detectron2.data.proposal_files import (
+    Proposals,
     read_mmdet_proposals,
     read_proposals,
+    write_proposals,
 )
 from ga_detectron2.errors import GAError
 from tests.robustness.examples import EXAMPLES
@@ -95,13 +98,37 @@ def test_arbitrary_bytes(
         SOURCES[name][1](str(path))
 
 
+class Harm:
+    """Its pickle creates a folder when an ordinary unpickler loads it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("name", ["proposals", "mmdet proposals"])
+def test_proposals_execute_nothing(tmp_path: Path, name: str) -> None:
+    content = pickle.dumps({"ids": [Harm(tmp_path / "made")]})
+    (tmp_path / "evil").write_bytes(content)
+    with pytest.raises(GAError, match="not run"):
+        SOURCES[name][1](str(tmp_path / "evil"))
+    assert not (tmp_path / "made").exists()
+    pickle.loads(content)
+    assert (tmp_path / "made").exists(), "the pickle must be harmful"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"boxes": [np.ones((2, 5), np.float32)] * 2}, "image 1 has boxes of the shape"),
         ({"objectness_logits": [np.ones(3, np.float32)] * 2}, "image 1 has 2 boxes and 3 scores"),
         ({"boxes": [np.full((2, 4), np.nan, np.float32)] * 2}, "not finite"),
+        ({"boxes": [None, None]}, "image 1 has no array of boxes"),
         ({"ids": [1, 1]}, "image 1 twice"),
+        ({"ids": [1]}, "equally long"),
+        ({"ids": 5}, "with the lists"),
     ],
 )
 def test_inconsistent_proposals(tmp_path: Path, change: dict, message: str) -> None:
@@ -111,3 +138,14 @@ def test_inconsistent_proposals(tmp_path: Path, change: dict, message: str) -> N
     with pytest.raises(GAError, match=message) as error:
         read_proposals(path)
     assert path in str(error.value)
+
+
+def test_written_proposals_are_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "proposals.pkl")
+    boxes = [np.random.rand(n, 4).astype(np.float32) for n in (2, 0)]
+    written = Proposals([7, "a"], boxes, [b[:, 0] for b in boxes])
+    write_proposals(path, written)
+    found = read_proposals(path)
+    assert found.ids == [7, "a"]
+    for ours, theirs in zip(found[1] + found[2], written[1] + written[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
