@@ -128,7 +128,7 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
             (shapes.square, "x", 1, f"square (mean IoU {shapes.square_iou.mean():.2f})"),
             (shapes.guided[:, i], "o", 0, f"guided (mean IoU {shapes.guided_iou.mean():.2f})"),
         ):
-            style = {"s": 16, "marker": marker, "linewidths": 0.8, "alpha": 0.6}
+            style: dict[str, Any] = {"s": 16, "marker": marker, "linewidths": 0.8, "alpha": 0.6}
             axes.scatter(shapes.truth[:, i], values, color=line_color(color), label=label, **style)
         _scale_by_octaves(axes, low, high)
         axes.set_xlabel(f"{name} of the object (pixels)", fontsize=12)
@@ -169,7 +169,7 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     for i, stride in enumerate(settings.strides):
         width, height = sizes[chosen][levels[chosen] == i].T
         label = f"stride {stride}: {count(int((levels == i).sum()), 'object')}"
-        style = {"s": 12, "alpha": 0.75, "linewidths": 0.3, "edgecolors": "0.25"}
+        style: dict[str, Any] = {"s": 12, "alpha": 0.75, "linewidths": 0.3, "edgecolors": "0.25"}
         axes.scatter(width, height, color=color_of(i), label=label, **style)
     # Width times height is constant along the border of two levels: a line in this plot.
     for square in squares[:-1] * 2**0.5:
@@ -185,7 +185,7 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     dark: dict[str, Any] = {"color": "0.15", "zorder": 4}
     label = "RPN's other two ratios"
     axes.scatter(squares / root, squares * root, 70, marker="x", label=label, **dark)
-    hollow = {"marker": "s", "facecolors": "none", "linewidths": 2}
+    hollow: dict[str, Any] = {"marker": "s", "facecolors": "none", "linewidths": 2}
     label = f"squares ({settings.base_scale:g} strides)"
     axes.scatter(squares, squares, 90, label=label, **hollow, **dark)
     _scale_by_octaves(axes, low, high)
