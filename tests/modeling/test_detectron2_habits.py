@@ -111,6 +111,12 @@ def test_infinite_images_give_no_instances(kind):
     assert [len(r) > 0 for r in results] == [False, False, False, True]
 
 
+def test_infinite_boxes_are_no_detections():
+    model = build(tiny_config("retinanet"))
+    torch.nn.init.constant_(model.head.bbox_pred.bias, torch.inf)
+    assert [len(r) for r in infer(model, batch_of(SAME_PADDED_SIZE))] == [0, 0]
+
+
 @pytest.mark.parametrize("kind", ["proposals", "retinanet"])
 def test_half_precision(kind):
     """All weights and inputs in bfloat16, as for a model on a GPU by ``model.half()``."""

@@ -72,3 +72,12 @@ def test_sizes_without_a_shape_target_are_logged_for_few_levels(caplog):
         make_settings(strides=(16,), base_scale=8)
     # By the nine approximate anchors of 128 to 203 pixels, and an IoU of 0.3.
     assert "smaller than about 70 or larger than about 370 pixels" in caplog.text
+
+
+def test_anchors_of_bfloat16_outputs_are_not_rounded_further():
+    settings = make_settings()
+    deltas = torch.randn(2, 304, 2).bfloat16()
+    of_bfloat16, of_float32 = (
+        settings(SIZES, torch.zeros(2, 304), x).anchors for x in (deltas, deltas.float())
+    )
+    assert torch.equal(of_bfloat16, of_float32)

@@ -168,7 +168,7 @@ IOU_LOSSES = {
 def test_box_regression_loss(kind, weights, beta):
     """Values and gradients by torch and torchvision; the last pair of boxes does not touch.
 
-    Whatever stands in place of boxes of other anchors, loss and gradient are not NaN.
+    Whatever boxes and outputs of other anchors are, loss and gradient are not NaN.
     """
     transform = Box2BoxTransform(weights)
     anchors, targets, deltas = (torch.tensor(x) for x in (ANCHORS, TARGETS, DELTAS))
@@ -185,12 +185,12 @@ def test_box_regression_loss(kind, weights, beta):
     expected.backward()
 
     positive = torch.tensor([[True, True], [True, True], [False, False]])
-    nowhere = torch.tensor([[math.nan, -math.inf, 0, 0], [0, 0, 0, 0]])
-    ours = torch.cat([deltas, torch.full((2, 4), 5.0)]).view(3, 2, 4).requires_grad_()
+    other = torch.tensor([[math.nan, -math.inf, 0, 0], [0, 5, math.nan, math.inf]])
+    ours = torch.cat([deltas, other]).view(3, 2, 4).requires_grad_()
     loss = box_regression_loss(
-        torch.cat([anchors, torch.ones(2, 4)]).view(3, 2, 4),
+        torch.cat([anchors, other]).view(3, 2, 4),
         ours,
-        torch.cat([targets, nowhere]).view(3, 2, 4),
+        torch.cat([targets, other]).view(3, 2, 4),
         positive,
         transform,
         kind,
