@@ -97,7 +97,7 @@ def test_without_cuda_it_runs_on_the_cpu_and_says_so(detector, caplog, monkeypat
     assert "No CUDA device" in caplog.text
 
 
-def test_classes_are_not_named_after_another_data_set(detector, two_pictures, caplog) -> None:
+def test_classes_are_not_named_after_another_dataset(detector, two_pictures, caplog) -> None:
     names = load_predictor(detector, [], [two_pictures]).metadata.thing_classes
     assert names == [f"kind{i}" for i in range(5)]
     # COCO has 80 classes, the model five.

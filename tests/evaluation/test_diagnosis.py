@@ -26,7 +26,7 @@ CELLS = 8 * 12 + 4 * 6
 
 
 class Maps(nn.Module):
-    """A model whose location and shape maps are what it is told."""
+    """A model whose location and shape maps are its inputs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ SIZE = 400
 
 @pytest.fixture
 def register(tmp_path):
-    """Registers a data set of boxes (x, y, w, h) by image; undone after the test."""
+    """Registers a dataset of boxes (x, y, w, h) by image; undone after the test."""
     names = []
 
     def register(boxes_by_image: dict, crowds: tuple = (), first_id: int = 1) -> str:

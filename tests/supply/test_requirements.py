@@ -44,7 +44,7 @@ def test_what_is_asked_for_is_pinned(source: str, pinned: str) -> None:
     for entry in asked:
         name = re.match(r"[\w.-]+", entry)
         assert name is not None, entry
-        assert normal(name[0]) in have, f"{source}: {entry} is not in {pinned}: pin anew"
+        assert normal(name[0]) in have, f"{source}: {entry} is not in {pinned}: pin again"
 
 
 def normal(name: str) -> str:
