@@ -225,22 +225,22 @@ def _gather_moved_taps(
     """
     groups = offsets.shape[1]
     # In a trace, numbers are tensors without dimensions.
-    height, width = (
-        x[:, None, None, None] if isinstance(x, Tensor) and x.dim() else x for x in size
-    )
+    height, width = (x[:, None, None] if isinstance(x, Tensor) and x.dim() else x for x in size)
     row, column = (x[:, None, None] for x in (cells // size[1], cells % size[1]))
     y, y_weight = _between(row + _tap_steps(offsets, repeat=True) + offsets[..., 0], height)
     x, x_weight = _between(column + _tap_steps(offsets, repeat=False) + offsets[..., 1], width)
-    weights = y_weight[..., :, None] * x_weight[..., None, :]
     # The table's rows are the pieces of one group at one position, groups within positions.
     table = rows.reshape(-1, rows.shape[-1] // groups)
-    if weights.requires_grad and not table.requires_grad:
+    if offsets.requires_grad and not table.requires_grad:
         # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
         table = table.detach().requires_grad_()
-    group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None, None]
-    y_entry = (first.int()[:, None, None, None] + y * width) * groups
-    x_entry = x * groups + group
-    entries = y_entry[..., :, None] + x_entry[..., None, :]  # (K, groups, 9, 2, 2)
+    group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None]
+    y = [(first.int()[:, None, None] + i * width) * groups for i in y]
+    x = [i * groups + group for i in x]
+    # The four pieces are the innermost axis. Stacking them at the end is faster than broadcasting
+    # over two axes of length 2.
+    entries = torch.stack([i + j for i in y for j in x], dim=-1)
+    weights = torch.stack([v * w for v in y_weight for w in x_weight], dim=-1)
     taps = F.embedding_bag(
         entries.reshape(-1, 4),
         table,
@@ -250,24 +250,28 @@ def _gather_moved_taps(
     return taps.reshape(cells.shape[0], rows.shape[-1] * TAPS)  # len() would end a trace
 
 
-def _between(position: Tensor, size: int | Tensor) -> tuple[Tensor, Tensor]:
+def _between(position: Tensor, size: int | Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The two rows (or columns) between which taps lie.
 
     Args:
         position: (K, groups, 9), in cells.
-        size: number of rows (or columns) of the map, or (K, 1, 1, 1).
+        size: number of rows (or columns) of the map, or (K, 1, 1).
 
     Returns:
-        (K, groups, 9, 2) int32 indices within the map, and their weights, 0 outside the map.
+        two (K, groups, 9) int32 indices within the map, and their weights, 0 outside the map.
     """
     # An index must not overflow.
     position = position.nan_to_num(nan=-2.0).clamp(-2, MOST_CELLS)
     floor = position.detach().floor()
-    weight = torch.stack([1 - (position - floor), position - floor], dim=-1)
+    share = position - floor
     # 32 bits suffice for billions of entries and halve the memory of the largest tensors.
-    index = torch.stack([floor, floor + 1], dim=-1).int()
-    inside = (index >= 0) & (index < size)
-    return torch.where(inside, index, 0), torch.where(inside, weight, 0.0)
+    before = floor.int()
+    indices, weights = [], []
+    for index, weight in ((before, 1 - share), (before + 1, share)):
+        inside = (index >= 0) & (index < size)
+        indices.append(torch.where(inside, index, 0))
+        weights.append(torch.where(inside, weight, 0.0))
+    return indices, weights
 
 
 def _tap_steps(offsets: Tensor, repeat: bool) -> Tensor:
