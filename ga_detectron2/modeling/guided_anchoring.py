@@ -312,8 +312,6 @@ class GuidedAnchoring(nn.Module):
 
         loss_loc = location_loss(guided.loc_logits, loc_targets, loc_weights)
         anchors = self.anchors_at(guided, sample.cells)
-        # Masked anchors need a finite gradient, too: 0 * inf is not 0.
-        target_boxes = torch.where(sample.positive[..., None], target_boxes, anchors.detach())
         loss_shape = bounded_iou_loss(anchors, target_boxes, self.shape_loss_beta).sum(dim=-1)
         loss_shape = torch.where(sample.positive, loss_shape, 0.0).sum()
         return {

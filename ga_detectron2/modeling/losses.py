@@ -114,11 +114,10 @@ def box_regression_loss(
         loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
         beta: transition point of smooth L1.
     """
-    # Masked values and their gradients must be finite, too: 0 * inf is not 0.
+    # Gradients of masked outputs must be finite, too: 0 * inf is not 0. The IoU losses of fvcore and
+    # detectron2 refuse boxes that are not finite.
     counts = positive[..., None]
-    unit = F.pad(anchors.new_ones(2), (2, 0))
-    anchors = torch.where(counts, anchors, unit)
-    target_boxes = torch.where(counts, target_boxes, unit)
+    anchors = torch.where(counts, anchors, F.pad(anchors.new_ones(2), (2, 0)))
     pred_deltas = torch.where(counts, pred_deltas.float(), 0.0)
     if loss_type == "smooth_l1":
         targets = box_deltas(anchors, target_boxes, transform.weights)

@@ -221,16 +221,14 @@ def sample_cells(labels: Tensor, batch_size: int, positive_fraction: float) -> S
     neg_rank, neg_index = torch.where(labels == 0, order, 2.0).topk(
         min(batch_size, R), dim=1, largest=False
     )
-    positive = pos_rank < 2
-    room = batch_size - positive.sum(dim=1, keepdim=True)
-    negative = (neg_rank < 2) & (torch.arange(neg_rank.shape[1], device=labels.device) < room)
+    positive, negative = pos_rank < 2, neg_rank < 2
     index = torch.cat([pos_index, neg_index], dim=1)
     none = torch.zeros_like
     positive, negative = (
         torch.cat([positive, none(negative)], dim=1),
         torch.cat([none(positive), negative], dim=1),
     )
-    # Positives and negatives first; there are never more than batch_size of them.
+    # Positives first, then as many negatives as there is room for, then padding.
     front = (positive | negative).byte().argsort(dim=1, descending=True, stable=True)
     front = front[:, :batch_size]
     return Sample(index.gather(1, front), positive.gather(1, front), negative.gather(1, front))
