@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Check a dataset in COCO's format, and say whether and how guided anchors suit it.
+"""Check a dataset in COCO format and estimate whether guided anchors suit it.
 
     tools/check_dataset.py ga_shapes_train                   # a registered dataset
     tools/check_dataset.py poles/train.json:poles/images     # any JSON and its image folder
     tools/check_dataset.py poles/train.json:poles/images --draw 8
 
-It finds missing or damaged images, boxes outside of images, wrong categories and ids, and more;
-shows sizes and aspect ratios of the objects against the levels and squares of a model; compares
-squares, RPN's anchors and the approximate anchors with the best possible guided anchor; and
-recommends settings. The exit status is 1 if there are errors.
+Finds missing or damaged images, boxes outside of images, wrong categories and ids, and more.
+Compares the objects' sizes and aspect ratios with the levels and squares of a model, and the best
+possible guided anchors with other anchors. Recommends settings. The exit status is 1 if there are
+errors.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="YAML configuration of the model whose input size, levels and squares count "
+        help="YAML configuration of the model, for its input size, levels and squares "
         f"(default: configs/{DEFAULT_CONFIG}.yaml)",
     )
     parser.add_argument(

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Check detections before they are uploaded to COCO's evaluation server, and zip them.
+"""Check detections for upload to COCO's evaluation server, and zip them.
 
     tools/check_results.py output/inference/coco_instances_results.json \\
         --annotations image_info_test-dev2017.json --zip detections_test-dev2017_GA_results.zip
 
 Every detection must have an image and a category of the dataset, a box with a width and a height,
-and a score; an image may have at most 100 of them. The exit status is 1 if anything is wrong.
+and a score; an image may have at most 100 detections. The exit status is 1 if anything is wrong.
 """
 
 import argparse
@@ -26,12 +26,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--annotations",
         required=True,
         metavar="FILE.json",
-        help="COCO JSON of the images, for test-dev image_info_test-dev2017.json",
+        help="COCO JSON of the images (for test-dev: image_info_test-dev2017.json)",
     )
     parser.add_argument(
         "--zip",
         metavar="FILE.zip",
-        help="write what is uploaded, named detections_test-dev2017_NAME_results.zip",
+        help="file to upload, named detections_test-dev2017_NAME_results.zip",
     )
     return parser.parse_args(argv)
 

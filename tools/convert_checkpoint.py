@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Convert an MMDetection or torchvision file of weights to a file of detectron2.
+"""Convert MMDetection or torchvision weights to detectron2's format.
 
     tools/convert_checkpoint.py ga://ga_faster_R_50 ga_faster_R_50.pth
     tools/convert_checkpoint.py downloaded.pth ga_rpn.pth --config-file configs/ga_rpn_R_50.yaml
 
 The tools of ga_detectron2 also load the original files, and ga://NAME works wherever detectron2
-takes a path. A converted file is for programs that do not import ga_detectron2, and for training
-from the part of a model that fits, as with another number of classes.
+takes a path. Convert a file for programs that do not import ga_detectron2, or to train a model that
+only a part of the weights fits, such as one with another number of classes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "source", metavar="IN", help="MMDetection or torchvision file: a path, a URL or ga://NAME"
     )
-    parser.add_argument("target", metavar="OUT", help="the new file, ending in .pth")
+    parser.add_argument("target", metavar="OUT", help="file to write, ending in .pth")
     parser.add_argument(
         "--config-file",
         metavar="FILE",

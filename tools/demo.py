@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Run a model on images, a video or a webcam, and show its results and how it arrives at them.
+"""Run a model on images, a video or a webcam, and show its results and guided anchors.
 
     tools/demo.py --config-file configs/small/ga_rpn_R_18.yaml --input pictures --output seen
     tools/demo.py --config-file configs/ga_faster_R_50.yaml --video-input street.mp4 --show all \\
         --output street_seen.mp4 --opts MODEL.WEIGHTS ga://ga_faster_R_50
 
-The options are those of detectron2's own demo, and --show, --json and --dataset. The weights are
-MODEL.WEIGHTS where --opts gives it, otherwise the last checkpoint in OUTPUT_DIR.
+Takes the options of detectron2's demo and --show, --max-boxes, --json and --dataset. Weights are
+MODEL.WEIGHTS if given in --opts, else the last checkpoint in OUTPUT_DIR.
 """
 
 import argparse
@@ -68,28 +68,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument(
         "--input", nargs="+", metavar="PATH", help="images, folders of images or glob patterns"
     )
-    source.add_argument("--video-input", metavar="FILE", help="a video file")
-    source.add_argument("--webcam", action="store_true", help="the first webcam")
+    source.add_argument("--video-input", metavar="FILE", help="video file")
+    source.add_argument("--webcam", action="store_true", help="use the first webcam")
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
         metavar="PATH",
-        help="a folder, or a file for a single image or video (default: a window, where a key "
-        "shows the next image and Esc ends)",
+        help="folder, or file for a single image or video (default: a window; any key shows the "
+        "next image, Esc quits)",
     )
     add_confidence_threshold(output)
     output.add_argument(
         "--show",
         choices=("detections", "proposals", *TILES),
-        help="what to draw: the model's detections or proposals; its guided anchors, location "
-        "probability or anchor shapes; or all on one sheet (default: detections, or proposals if "
+        help="what to draw: detections or proposals; guided anchors, location probability or "
+        "anchor shapes; or all of them on one sheet (default: detections, or proposals if "
         "the model makes no detections)",
     )
-    add_number(
-        output, "--max-boxes", 25, "draw and write at most N proposals and anchors, the best"
-    )
+    add_number(output, "--max-boxes", 25, "draw and write at most the N best proposals and anchors")
     output.add_argument(
-        "--json", metavar="FILE", help="write the results, boxes in pixels, to this file as well"
+        "--json", metavar="FILE", help="also write the results to this file, with boxes in pixels"
     )
     add_dataset(parser, "DATASETS.TEST, whose class names are shown")
     parser.add_argument(
@@ -97,7 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="keys of the configuration and their new values; must come last",
+        help="configuration keys and their new values; must come last",
     )
     return parser.parse_args(argv)
 

@@ -1,20 +1,19 @@
 #!/usr/bin/env python
-"""Diagnose the guided anchors of a model by level, for any weights and dataset.
+"""Diagnose the guided anchors of a model per level, for any weights and dataset.
 
     tools/diagnose.py --config-file configs/small/ga_rpn_R_18.yaml
     tools/diagnose.py --config-file configs/ga_rpn_R_50.yaml --max-images 500 \\
         MODEL.WEIGHTS ga://ga_rpn_R_50
 
-The weights are MODEL.WEIGHTS where it is given here, otherwise the last checkpoint in OUTPUT_DIR.
-Prints, for the levels of each dataset of DATASETS.TEST: the share of cells that pass the location
+Weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
+For each dataset of DATASETS.TEST and each level, prints the share of cells that pass the location
 filter, the share of objects whose centre passes, the location probability at centres and outside of
-objects, and the mean over the objects of the best IoU with squares, approximate anchors, guided
-anchors, and guided anchors of cells that pass. Reports an inverted location branch, as some of the
-published files have: see docs/deviations.md.
+objects, and the mean over objects of the best IoU with squares, approximate anchors, guided anchors,
+and guided anchors of cells that pass. Reports an inverted location branch (docs/deviations.md).
 
 A second table compares thresholds of the location filter (MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH)
-and names the highest that keeps 99.5 % of the objects' centres. Choose it on validation images, not
-on those whose scores are reported.
+and names the highest that keeps 99.5 % of the objects' centres. Choose a threshold on validation
+images, not on those whose scores you report.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="use only the first N images of each dataset (default: all)",
     )
-    parser.add_argument("--json", metavar="FILE", help="write the results to this file as well")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file")
     return parser.parse_intermixed_args(argv)
 
 

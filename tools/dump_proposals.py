@@ -1,19 +1,19 @@
 #!/usr/bin/env python
-"""Write a model's proposals for a dataset in detectron2's format, for Fast R-CNN.
+"""Store a model's proposals for a dataset in detectron2's format, for Fast R-CNN.
 
     tools/dump_proposals.py --config-file configs/ga_rpn_R_50.yaml --dataset-name coco_2017_train \\
         --output proposals/train.pkl --num-gpus 8 MODEL.WEIGHTS ga://ga_rpn_R_50
 
-The weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
-The images are divided into shards, and the shards among the processes, also those of several
-machines if they share the folder of --output (docs/distributed.md). The same command continues
-after the last finished shard. Boxes are in pixels of the original images, with at most
-MODEL.RPN.POST_NMS_TOPK_TEST for an image (1000; Fast R-CNN uses 300).
+Weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
+Images are split into shards, which all processes share, also across machines with a common --output
+folder (docs/distributed.md). If interrupted, run the same command again to continue after the last
+finished shard. Boxes are in pixels of the original images, at most MODEL.RPN.POST_NMS_TOPK_TEST per
+image (1000; Fast R-CNN uses 300).
 
     tools/dump_proposals.py --from-mmdet proposals.pkl --dataset-name coco_2017_train \\
         --output proposals/train.pkl
 
-converts a proposal file of MMDetection instead, without executing pickled code.
+converts an MMDetection proposal file instead, without executing pickled code.
 """
 
 import argparse
@@ -52,17 +52,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_argument_group("source")
     add_config_file(source, required=False)
     source.add_argument(
-        "--from-mmdet", metavar="FILE.pkl", help="convert this file of MMDetection instead"
+        "--from-mmdet", metavar="FILE.pkl", help="convert this MMDetection file instead"
     )
     source.add_argument(
         "--dataset-name",
         metavar="NAME",
-        help="the dataset (default: the one of DATASETS.TEST; --from-mmdet has no default)",
+        help="dataset (default: the one in DATASETS.TEST; required with --from-mmdet)",
     )
     add_dataset(source, "--dataset-name or DATASETS.TEST")
     target = parser.add_argument_group("output")
-    target.add_argument("--output", required=True, metavar="FILE.pkl", help="the file to write")
-    text = "images in a shard, which is computed once"
+    target.add_argument("--output", required=True, metavar="FILE.pkl", help="file to write")
+    text = "images per shard"
     add_number(target, "--shard-size", 500, text)
     add_processes(parser.add_argument_group("processes"))
     add_overrides(parser)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Export a trained model as TorchScript or ONNX, for one image of any size at a time.
+"""Export a trained model to TorchScript or ONNX, for one image of any size at a time.
 
     tools/export_model.py --config-file configs/ga_faster_R_50.yaml --output output/exported \\
         --format onnx --check street.jpg MODEL.WEIGHTS ga://ga_faster_R_50
 
-The weights are MODEL.WEIGHTS where it is given here, otherwise the last checkpoint in OUTPUT_DIR.
-Writes model.ts or model.onnx, and model.json, which describes inputs and outputs. A model takes an
+Weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
+Writes model.ts or model.onnx, and model.json, which describes inputs and outputs. The model takes an
 image as float32 (C, H, W), from 0 to 255, with channels in the order of INPUT.FORMAT, and returns
-boxes, scores and classes in pixels of that image. It neither reads nor resizes images.
+boxes in pixels of that image, scores and classes. It does not resize images.
 """
 
 import argparse
@@ -54,29 +54,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--format",
         choices=["torchscript", "onnx"],
         default="torchscript",
-        help="TorchScript, traced, or ONNX (default: torchscript)",
+        help="traced TorchScript, or ONNX (default: torchscript)",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the files")
     parser.add_argument(
         "--sample-image",
         metavar="IMAGE",
-        help="image to trace the model on (default: noise, since the trace does not depend on the "
-        "content of an image)",
+        help="image to trace the model with (default: noise; the content does not matter)",
     )
     parser.add_argument(
         "--check",
         action="append",
         default=[],
         metavar="IMAGE",
-        help="compare the results of the exported model with those of the model, at the size of "
-        "INPUT.MIN_SIZE_TEST and at half of it; may be given several times",
+        help="compare the exported model with the original on this image, at INPUT.MIN_SIZE_TEST "
+        "and at half of it; may be repeated",
     )
     parser.add_argument(
         "--run-eval",
         action="store_true",
-        help="score the exported model on DATASETS.TEST; results go to DIR/inference",
+        help="evaluate the exported model on DATASETS.TEST; results go to DIR/inference",
     )
-    text = f"version of ONNX's operators, at least {MIN_OPSET}"
+    text = f"ONNX opset version, at least {MIN_OPSET}"
     add_number(parser, "--opset", DEFAULT_OPSET, text, minimum=MIN_OPSET)
     args = parser.parse_intermixed_args(argv)
     needed = ["onnx", "onnxruntime"] if args.check or args.run_eval else ["onnx"]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Train and score a model of a Python config (detectron2's LazyConfig).
+"""Train and evaluate a model defined by a Python config (detectron2's LazyConfig).
 
-This is detectron2's tools/lazyconfig_train_net.py with --dataset and with a checkpointer that also
-reads the files of MMDetection and torchvision; detectron2's own script trains the configs in
-configs/lazy as well. A config is a Python program that is run: use only those you trust.
+This is detectron2's tools/lazyconfig_train_net.py with --dataset and a checkpointer that also reads
+files of MMDetection and torchvision. detectron2's own script also trains the configs in
+configs/lazy. A config is a Python program: run only those you trust.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from ga_detectron2.engine.run_config import register_arguments
 
 EXAMPLES = """
 examples:
-  training on eight GPUs
+  train on eight GPUs
     tools/lazyconfig_train_net.py --config-file configs/lazy/ga_faster_R_50.py --num-gpus 8
-  a changed config, with KEY=VALUE in hydra's syntax
+  change the config with KEY=VALUE in hydra's syntax
     tools/lazyconfig_train_net.py --config-file configs/lazy/ga_retinanet_R_50.py \\
         optimizer.lr=0.00125 dataloader.train.total_batch_size=2 train.max_iter=720000
-  published weights, scored on COCO
+  evaluate published weights on COCO
     tools/lazyconfig_train_net.py --config-file configs/lazy/ga_faster_R_50.py --eval-only \\
         train.init_checkpoint=ga://ga_faster_R_50
 """

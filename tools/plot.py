@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Plot what a model has learned; each command has its own help, such as plot.py shapes --help.
+"""Plot what a model has learned. For the options of a command, see plot.py COMMAND --help.
 
     tools/plot.py shapes --config-file configs/small/ga_rpn_R_18.yaml --output shapes.png
     tools/plot.py recall GA-RPN=output/ga_rpn RPN=output/rpn --output recall.png
 
-Each command writes a picture, or a folder of them. Training curves are in TensorBoard:
+Each command writes a picture or a folder of pictures. For training curves, use
 tensorboard --logdir OUTPUT_DIR.
 """
 
@@ -58,13 +58,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     def add_command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=f"Plot {text}.")
 
-    recall = add_command("recall", "recall of proposals against their number, for several models")
+    recall = add_command("recall", "recall against the number of proposals, for several models")
     recall.add_argument(
         "results",
         nargs="+",
         metavar="NAME=PATH",
-        help="a box_proposals.pkl of an evaluation (with --test), or a metrics.json or OUTPUT_DIR "
-        "of a training run, whose last recall is plotted",
+        help="box_proposals.pkl of an evaluation (with --test), or metrics.json or OUTPUT_DIR of a "
+        "training, whose last recall is plotted",
     )
     recall.add_argument(
         "--test", metavar="NAME", help="dataset to which the box_proposals.pkl files belong"
@@ -86,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--baseline-config-file",
         required=True,
         metavar="FILE",
-        help="YAML configuration of the other model; KEY VALUE apply to it, too",
+        help="YAML configuration of the other model; KEY VALUE pairs apply to both",
     )
     anchors.add_argument(
         "--baseline-weights",
@@ -111,7 +111,7 @@ def add_predictor(parser: argparse.ArgumentParser, default_images: int) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights of the model (default: MODEL.WEIGHTS where it is given here, otherwise the "
+        help="weights of the model (default: MODEL.WEIGHTS if given on the command line, else the "
         "last checkpoint in OUTPUT_DIR)",
     )
     add_number(parser, "--num-images", default_images, "use the first N images of DATASETS.TEST")

@@ -79,7 +79,7 @@ def record_hash(content: bytes) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write detectron2 as a pure-Python wheel.")
+    parser = argparse.ArgumentParser(description="Build a pure-Python wheel of detectron2.")
     parser.add_argument("folder", type=Path, help="folder for the wheel")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,9 @@
     tools/reproduce.py                                # all twelve; needs COCO and the internet
     tools/reproduce.py ga_rpn_R_50 ga_faster_R_50
 
-A model that fails does not stop the others; the exit status is 1 then. Weights come from ga://NAME,
-or from the files in --weights-dir, under their published names. Numbers are also in
-OUTPUT/results.json, logs and detections in OUTPUT/NAME.
-
-Images per second are those of the model alone, without the first five images.
+If a model fails, the others are still evaluated, and the exit status is 1. Results are also written
+to OUTPUT/results.json, logs and detections to OUTPUT/NAME. Images per second exclude data loading
+and the first five images.
 """
 
 import argparse
@@ -53,18 +51,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--dataset",
         default=PUBLISHED_ON,
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help="dataset in COCO's format, or the NAME of a registered one (default: coco_2017_val)",
+        help="dataset in COCO format, or the NAME of a registered one (default: coco_2017_val)",
     )
     parser.add_argument(
         "--weights-dir",
         metavar="DIR",
-        help="folder with the published files of weights (default: ga://NAME)",
+        help="folder with the published weights, under their original names (default: ga://NAME)",
     )
     text = "folder for results, logs and detections (default: output/reproduce)"
     parser.add_argument("--output", default="output/reproduce", metavar="DIR", help=text)
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE",
-        help="keys of every configuration and their new values; comes last",
+        help="configuration keys and their new values, for all models; must come last",
     )  # fmt: skip
     args = parser.parse_args(argv)
     for name in args.names:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Train and score a guided anchoring model, or any other model of detectron2.
+"""Train and evaluate a guided anchoring model, or any other detectron2 model.
 
-The arguments are those of detectron2's tools/train_net.py, and --dataset. Checkpoints, logs, scores
-and metrics.json go to OUTPUT_DIR. Several processes are started by --num-gpus or by torchrun, see
+Takes the arguments of detectron2's tools/train_net.py and --dataset. Checkpoints, logs, scores and
+metrics.json go to OUTPUT_DIR. For several GPUs or machines, use --num-gpus or torchrun; see
 docs/distributed.md.
 """
 
@@ -30,14 +30,14 @@ from ga_detectron2.engine.processes import run_processes, share_threads, use_tor
 
 EXAMPLES = """
 examples:
-  a small model on the embedded data, on a CPU
+  a small model on the embedded dataset, on a CPU
     tools/train_net.py --config-file configs/small/ga_rpn_R_18.yaml
-  your own data on one GPU, with the schedule of eight
+  your own data on one GPU, with the schedule scaled down from eight
     tools/train_net.py --config-file configs/ga_faster_R_50.yaml SOLVER.REFERENCE_WORLD_SIZE 8 \\
         --dataset poles_train=poles/train.json:poles/images DATASETS.TRAIN "('poles_train',)" ...
-  an interrupted training, continued
+  resume an interrupted training
     tools/train_net.py --config-file configs/small/ga_rpn_R_18.yaml --resume
-  published weights, scored on COCO
+  evaluate published weights on COCO
     tools/train_net.py --config-file configs/ga_rpn_R_50.yaml --eval-only \\
         MODEL.WEIGHTS ga://ga_rpn_R_50
 """

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Draw what a trained model predicts for images of its test set.
+"""Draw the predictions of a trained model for images of its test set.
 
     tools/visualize_results.py --config-file configs/small/ga_rpn_R_18.yaml
     tools/visualize_results.py --config-file configs/ga_faster_R_50.yaml --num-images 20 \\
         --output output/pictures MODEL.WEIGHTS ga://ga_faster_R_50
 
-For each image a PNG shows ground truth, location probability, guided anchors, and detections or
-proposals; overview.png has all images on one sheet. The weights are MODEL.WEIGHTS where it is given
-here, otherwise the last checkpoint in OUTPUT_DIR.
+Writes a PNG per image with ground truth, location probability, guided anchors, and detections or
+proposals, and overview.png with all images on one sheet. Weights are MODEL.WEIGHTS if given on the
+command line, else the last checkpoint in OUTPUT_DIR.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder for the pictures (default: OUTPUT_DIR/visualization)",
     )
     add_confidence_threshold(parser)
-    add_number(parser, "--max-anchors", 25, "draw at most N guided anchors, the likeliest", 0)
+    add_number(parser, "--max-anchors", 25, "draw at most the N likeliest guided anchors", 0)
     return parser.parse_intermixed_args(argv)
 
 

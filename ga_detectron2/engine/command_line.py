@@ -88,7 +88,7 @@ def add_dataset(parser: argparse._ActionsContainer, use: str) -> None:
         action="append",
         default=[],
         metavar="NAME=ANNOTATIONS.json:IMAGE_FOLDER",
-        help=f"register a dataset in COCO's format under NAME, for {use}; may be repeated",
+        help=f"register a dataset in COCO format as NAME, for {use}; may be repeated",
     )
 
 
@@ -98,7 +98,7 @@ def add_overrides(parser: argparse._ActionsContainer) -> None:
         "opts",
         nargs="*",
         metavar="KEY VALUE",
-        help="keys of the configuration and their new values, such as TEST.DETECTIONS_PER_IMAGE 50",
+        help="configuration keys and their new values, such as TEST.DETECTIONS_PER_IMAGE 50",
     )
 
 
@@ -124,16 +124,15 @@ def add_number(
 
 def add_processes(parser: argparse._ActionsContainer) -> None:
     """Add ``--num-gpus``, ``--num-machines``, ``--machine-rank`` and ``--dist-url``."""
-    text = "processes on this machine, one for each GPU, or on the CPU"
+    text = "processes on this machine: one per GPU, or on the CPU"
     add_number(parser, "--num-gpus", 1, text)
-    add_number(parser, "--num-machines", 1, "machines")
+    add_number(parser, "--num-machines", 1, "number of machines")
     add_number(parser, "--machine-rank", 0, "rank of this machine, from 0", minimum=0)
     parser.add_argument(
         "--dist-url",
         default="auto",
         metavar="URL",
-        help="tcp://HOST:PORT of the first of several machines (default: auto, a free port of "
-        "this machine)",
+        help="tcp://HOST:PORT of the first machine (default: auto, a free port of this machine)",
     )
 
 
