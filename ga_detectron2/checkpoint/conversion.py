@@ -18,7 +18,9 @@ AUTHOR = "ga_detectron2"
 """``__author__`` of converted weights."""
 
 _BOTTOM_UP = "backbone.bottom_up."
-_BACKBONE = re.compile(r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5]|model)|roi_heads\.res5)\.")
+_BACKBONE_TENSOR = re.compile(
+    r"(?:backbone\.(?:bottom_up\.)?(?:stem|res[2-5]|model)|roi_heads\.res5)\."
+)
 _BLOCK = re.compile(r"(?:.*\.)?(res[2-5])\.(\d+)\.")
 # Tensors that do not affect results, or are derived from the config, and the offsets of a
 # deformable backbone, which start at zero.
@@ -103,7 +105,7 @@ def check_fit(
     """
 
     def is_needed(name: str) -> bool:
-        return not _OPTIONAL.fullmatch(name) and (whole or bool(_BACKBONE.match(name)))
+        return not _OPTIONAL.fullmatch(name) and (whole or bool(_BACKBONE_TENSOR.match(name)))
 
     problems = [
         f"tensor '{name}' has the shape {theirs}, but in this model {ours}"

@@ -47,7 +47,7 @@ _FIELDS = {
     "above_c5": "[34]",
 }
 
-_BACKBONE: Sequence[_Line] = (
+_RESNET_NAMES: Sequence[_Line] = (
     ("conv1.weight", "backbone.bottom_up.stem.conv1.weight"),
     ("bn1.{norm}", "backbone.bottom_up.stem.conv1.norm.{norm}"),
     ("bn1.num_batches_tracked", None),
@@ -120,13 +120,13 @@ _ROI_HEAD: Sequence[_Line] = (
 # their parts. A standalone RPN's head is bbox_head. in MMDetection 3 and rpn_head. before.
 _MODELS: Mapping[str, Sequence[tuple[tuple[str, ...], Sequence[_Line]]]] = {
     "GA-RPN": (
-        (("backbone.",), _BACKBONE),
+        (("backbone.",), _RESNET_NAMES),
         (("neck.",), _PYRAMID_FROM_C2),
         (("rpn_head.", "bbox_head."), _RPN_HEAD),
         (("roi_head.bbox_head.",), _ROI_HEAD),
     ),
     "GA-RetinaNet": (
-        (("backbone.",), _BACKBONE),
+        (("backbone.",), _RESNET_NAMES),
         (("neck.",), _PYRAMID_FROM_C3),
         (("bbox_head.",), _RETINANET_HEAD),
     ),
@@ -215,7 +215,7 @@ def _lines_of(
     for prefixes, lines in _MODELS[model]:
         if not with_prefix:
             prefixes = ("",)
-            lines = (*lines, *_CLASSIFIER) if lines is _BACKBONE else lines
+            lines = (*lines, *_CLASSIFIER) if lines is _RESNET_NAMES else lines
         for prefix in prefixes:
             for theirs, ours in lines:
                 ours_template = None if ours is None else NameTemplate(ours, _FIELDS)

@@ -18,7 +18,7 @@ __all__ = ["find_weights", "load_inference_model", "read_inference_config"]
 
 logger = logging.getLogger(__name__)
 
-_BACKBONE = re.compile(r".*/ImageNetPretrained/.*|ga://resn.*")
+_PRETRAINED_BACKBONE = re.compile(r".*/ImageNetPretrained/.*|ga://(?:resn|efficientnet).*")
 """Weights that training starts from; not a trained model."""
 
 
@@ -92,7 +92,7 @@ def find_weights(cfg: CfgNode, overrides: Sequence[str] = ()) -> str:
         raise ConfigError(f"{error}; set MODEL.WEIGHTS path/to/model_final.pth") from error
     if last:
         return last
-    if weights and not _BACKBONE.fullmatch(weights):
+    if weights and not _PRETRAINED_BACKBONE.fullmatch(weights):
         return weights
     found = f"a backbone alone ({weights})" if weights else "empty"
     raise ConfigError(

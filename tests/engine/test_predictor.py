@@ -85,6 +85,22 @@ def test_weights_of_the_command_line_come_before_those_of_the_run(detector, tmp_
         weights("MODEL.WEIGHTS", "")
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        "detectron2://ImageNetPretrained/MSRA/R-50.pkl",
+        "ga://resnext101_32x4d",
+        "ga://efficientnet_lite0",
+    ],
+)
+def test_a_pretrained_backbone_is_no_trained_model(detector, tmp_path, weights) -> None:
+    cfg = load_config(detector, ["OUTPUT_DIR", str(tmp_path)])
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = weights
+    with pytest.raises(ConfigError, match="a backbone alone"):
+        find_weights(cfg, [])
+
+
 def test_loaded_proposals_are_refused(detector) -> None:
     with pytest.raises(ConfigError, match="LOAD_PROPOSALS must be False"):
         load_predictor(detector, ["MODEL.LOAD_PROPOSALS", "True"])
