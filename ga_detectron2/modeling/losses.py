@@ -114,7 +114,7 @@ def box_regression_loss(
         loss_type: one of ``BOX_LOSS_TYPES``, as in MODEL.RPN.BBOX_REG_LOSS_TYPE.
         beta: transition point of smooth L1.
     """
-    # Gradients of masked outputs must be finite, too: 0 * inf is not 0. The IoU losses of fvcore and
+    # Gradients of masked outputs must be finite, too: 0 * inf is not 0. IoU losses of fvcore and
     # detectron2 refuse boxes that are not finite.
     counts = positive[..., None]
     anchors = torch.where(counts, anchors, F.pad(anchors.new_ones(2), (2, 0)))
