@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -36,7 +37,9 @@ class Job:
         self._process = SERVER.Process(
             target=_call, args=(self._log.name, environment, function, args)
         )
-        self._process.start()
+        # For the server, which starts with the first process.
+        with mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}):
+            self._process.start()
 
     @property
     def pid(self) -> int:
@@ -70,7 +73,7 @@ def _call(
     file = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    os.environ.update({"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **environment})
+    os.environ.update(environment)
     torch.set_num_threads(1)
     # detectron2's launch spawns processes, which would import everything again.
     torch.multiprocessing.start_processes = functools.partial(
