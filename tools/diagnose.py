@@ -7,9 +7,10 @@
 
 Weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
 For each dataset of DATASETS.TEST and each level, prints the share of cells that pass the location
-filter, the share of objects whose centre passes, the location probability at centres and outside of
-objects, and the mean over objects of the best IoU with squares, approximate anchors, guided anchors,
-and guided anchors of cells that pass. Reports an inverted location branch (docs/deviations.md).
+filter, the share of objects whose centre passes, the location probability at centres and outside
+of objects, and the mean over objects of the best IoU with squares, approximate anchors, guided
+anchors, and guided anchors of cells that pass. Reports an inverted location branch
+(docs/deviations.md).
 
 A second table compares thresholds of the location filter (MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH)
 and names the highest that keeps 99.5 % of the objects' centres. Choose a threshold on validation

@@ -5,9 +5,9 @@
         --format onnx --check street.jpg MODEL.WEIGHTS ga://ga_faster_R_50
 
 Weights are MODEL.WEIGHTS if given on the command line, else the last checkpoint in OUTPUT_DIR.
-Writes model.ts or model.onnx, and model.json, which describes inputs and outputs. The model takes an
-image as float32 (C, H, W), from 0 to 255, with channels in the order of INPUT.FORMAT, and returns
-boxes in pixels of that image, scores and classes. It does not resize images.
+Writes model.ts or model.onnx, and model.json, which describes inputs and outputs. The model takes
+an image as float32 (C, H, W), from 0 to 255, with channels in the order of INPUT.FORMAT, and
+returns boxes in pixels of that image, scores and classes. It does not resize images.
 """
 
 import argparse
