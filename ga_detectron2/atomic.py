@@ -21,7 +21,7 @@ def atomic_open(path: str, mode: str = "wb", sync: bool = True) -> Iterator[IO[A
         sync: whether the file has to survive a power failure, which costs some milliseconds.
 
     Raises:
-        OSError: the file cannot be written; names ``path``. What was there before is unchanged.
+        OSError: the file cannot be written; names ``path``. An existing file is unchanged.
     """
     unfinished = path + UNFINISHED
     try:

@@ -59,11 +59,11 @@ def add_ga_config(cfg: CfgNode) -> None:
     """Add ``MODEL.GUIDED_ANCHOR``, ``TEST.PROPOSAL_RECALL_LIMITS`` and ``TEST.COMPILE_BACKBONE``.
 
     The defaults of ``MODEL.GUIDED_ANCHOR`` are those of GA-RPN; ``configs/Base-GARetinaNet.yaml``
-    and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Settings
-    that detectron2 has keys for (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) keep those keys.
+    and :func:`use_guided_anchoring` set the ones that differ in GA-RetinaNet. Settings for which
+    detectron2 has keys (``MODEL.RPN.*``, ``MODEL.RETINANET.*``) use those keys.
 
-    ``detectron2.config.get_cfg()`` has the keys after ``import ga_detectron2``; a configuration
-    that has them stays as it is.
+    After ``import ga_detectron2``, ``detectron2.config.get_cfg()`` has the keys already; a
+    configuration that has them is not changed.
     """
     if "GUIDED_ANCHOR" in cfg.MODEL:
         return
@@ -153,7 +153,7 @@ def use_guided_anchoring(cfg: CfgNode) -> None:
         >>> use_guided_anchoring(cfg)
 
     Raises:
-        ConfigError: the model has neither an RPN nor is it a RetinaNet, or its boxes are rotated.
+        ConfigError: the model has no RPN and is not a RetinaNet, or its boxes are rotated.
     """
     architecture, generator = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.PROPOSAL_GENERATOR.NAME
     if architecture in ("RetinaNet", "GARetinaNet"):

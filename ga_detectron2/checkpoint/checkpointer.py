@@ -39,15 +39,14 @@ class GACheckpointer(DetectionCheckpointer):
       are left out, with warnings, as for training with another number of classes.
 
     Files are read without executing pickled code. Checkpoints are written atomically, and a
-    training whose last checkpoint is damaged resumes from the one before.
+    training whose last checkpoint is damaged resumes from the previous one.
     """
 
     def __init__(self, *args: Any, complete: bool = False, **kwargs: Any):
         """
         Args:
             args, kwargs: as in :class:`DetectionCheckpointer`.
-            complete: refuse files that lack a tensor of the model. For weights that are not trained
-                any further.
+            complete: whether to refuse files that lack a tensor of the model, as for inference.
         """
         super().__init__(*args, **kwargs)
         self.complete = complete
@@ -60,7 +59,7 @@ class GACheckpointer(DetectionCheckpointer):
 
         Raises:
             CheckpointError: the file cannot be written, as on a full disk, or could not be loaded
-                again. What was there before is unchanged.
+                again. An existing file is unchanged.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -114,7 +113,7 @@ class GACheckpointer(DetectionCheckpointer):
         return last if not last or os.path.basename(last) else self._read_last()
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Like detectron2's, but replaces a damaged last checkpoint by the one before.
+        """Like detectron2's, but falls back to the previous checkpoint if the last one is damaged.
 
         All processes load the file that the main process chooses.
 
@@ -196,11 +195,11 @@ class GACheckpointer(DetectionCheckpointer):
             args, kwargs: as in :meth:`fvcore.common.checkpoint.Checkpointer.load`.
 
         Returns:
-            The rest of a detectron2 file, beside the model.
+            What a detectron2 file holds besides the model.
 
         Raises:
-            CheckpointError: the file is missing, damaged, of another kind or another model. The
-                model may have changed.
+            CheckpointError: the file is missing, damaged, in an unknown format, or of another
+                model. The model may have been changed.
         """
         is_local = "://" not in path
         try:

@@ -141,7 +141,7 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
     """Rename the tensors of an MMDetection model to the names of this package's models.
 
     Args:
-        state_dict: tensors or numpy arrays by MMDetection's names, of a whole GA-RPN, GA-Faster
+        state_dict: tensors or NumPy arrays under MMDetection's names, of a whole GA-RPN, GA-Faster
             R-CNN, GA-Fast R-CNN or GA-RetinaNet or of parts of one. All names may begin with
             ``module.``. Names may omit the part's prefix, as in ``rpn_conv.weight`` or
             ``layer1.0.conv1.weight``; ImageNet weights of a ResNet or ResNeXt (MMDetection's or
@@ -149,8 +149,8 @@ def convert_mmdet_state_dict(state_dict: Mapping[str, Any]) -> dict[str, torch.T
             keys, is accepted as well.
 
     Returns:
-        The same tensors by our names, in the same order, without those that no result depends on
-        (``num_batches_tracked``, an ImageNet classifier).
+        The same tensors under this package's names, in the same order, without those that do not
+        affect results (``num_batches_tracked``, an ImageNet classifier).
 
     Raises:
         CheckpointError: a name is unknown, a part is ambiguous, two names belong to one tensor,

@@ -40,8 +40,8 @@ def classes_of_model(cfg: CfgNode) -> ModelClasses | None:
 def check_num_classes(cfg: CfgNode, eval_only: bool = False) -> None:
     """Compare the classes of ``cfg.DATASETS`` with each other and with the model's count.
 
-    Models of :func:`classes_of_model` None, and datasets whose metadata has no ``thing_classes``
-    yet, are not compared.
+    Models for which :func:`classes_of_model` is None, and datasets whose metadata has no
+    ``thing_classes`` yet, are skipped.
 
     Args:
         cfg: complete.

@@ -73,7 +73,8 @@ def build_test_loader(
 
     Args:
         cfg: configuration.
-        dataset_name: one of ``cfg.DATASETS.TEST``, or any other where no proposals are loaded.
+        dataset_name: one of ``cfg.DATASETS.TEST``, or any registered dataset if no stored proposals
+            are used.
         mapper: see :func:`build_train_loader`.
 
     Raises:
@@ -88,11 +89,11 @@ def build_test_loader(
 
 
 class TrainLoader:
-    """Batches of detectron2's training loader, in a stream that any iteration can start from.
+    """Batches of detectron2's training loader, as a stream that can start at any iteration.
 
     The images of a batch and their random augmentation follow from the seed and their position in
-    the stream. Nothing of the stream has to be stored, and the number of loading processes
-    (``DATALOADER.NUM_WORKERS``) does not change it.
+    the stream. No state has to be stored, and the number of loading processes
+    (``DATALOADER.NUM_WORKERS``) does not matter.
 
     Images are sampled by detectron2's samplers. They are grouped by aspect ratio as in detectron2's
     ``AspectRatioGroupedDataset``, but before they are loaded, by the sizes in their records: groups
@@ -122,7 +123,7 @@ class TrainLoader:
         self._loader = build_detection_train_loader(self._dataset, **{**others, "seed": seed})
 
     def seek(self, seed: int, iteration: int) -> None:
-        """Let the next iterator start where a training with this seed starts this iteration.
+        """Make the next iterator start at an iteration of a training with this seed.
 
         All processes must call this together.
 

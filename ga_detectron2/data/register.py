@@ -74,9 +74,9 @@ def register_datasets(arguments: Iterable[str]) -> list[str]:
     Their names can then be used in ``DATASETS.TRAIN`` and ``DATASETS.TEST``. Either all arguments
     are registered or none. A dataset that is already registered with the same files is kept.
 
-    What only scoring reads (``area``, ``iscrowd``, ``num_keypoints``, positive annotation ids) is
-    filled in, and annotations with ``ignore`` become crowds; ``json_file`` of the metadata is then
-    a completed copy of the file.
+    Fields that only evaluation reads (``area``, ``iscrowd``, ``num_keypoints``, positive annotation
+    ids) are filled in, and annotations with ``ignore`` become crowds; ``json_file`` of the metadata
+    is then a completed copy of the file.
 
     Returns:
         the names, in the order of ``arguments``.

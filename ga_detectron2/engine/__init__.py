@@ -1,4 +1,4 @@
-"""Training and inference: the trainer, runs and their configurations, models with their weights."""
+"""Training and inference: the trainer, configurations of runs, and models with their weights."""
 
 from .guided_anchor_hook import GuidedAnchorHook
 from .inference_model import load_inference_model, read_inference_config

@@ -35,7 +35,7 @@ MIN_SIDE = 640
 
 
 class GuidedAnchorHook(HookBase):
-    """Writes to the event storage what the location and shape branches predict for the batch.
+    """Writes statistics and pictures of the location and shape branches to the event storage.
 
     Scalars ``guided_anchors/...`` (see :meth:`.GuidedAnchorDiagnosis.evaluate`): the share of cells
     that pass the location filter, the share of objects whose centre does, the mean location

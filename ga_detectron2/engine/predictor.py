@@ -88,7 +88,7 @@ class GuidedPredictor:
 
     @property
     def location_threshold(self) -> float:
-        """Location probability from which a cell is kept."""
+        """Lowest location probability of the cells that are kept."""
         return float(self.cfg.MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH)
 
     @torch.no_grad()

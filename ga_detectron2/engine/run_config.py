@@ -24,15 +24,15 @@ __all__ = [
 def load_config(
     config_file: str, overrides: Sequence[str] = (), datasets: Sequence[str] = ()
 ) -> CfgNode:
-    """Read a configuration, not frozen.
+    """Read a configuration; it is not frozen.
 
     Args:
         config_file: YAML file. It is read safely: tags that would run Python are refused.
-        overrides: keys and values in turn.
+        overrides: alternating keys and values.
         datasets: datasets to register first, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
 
     Raises:
-        ConfigError: one of them is wrong.
+        ConfigError: an argument is invalid.
     """
     if not config_file:
         raise ConfigError("--config-file is missing; name one, such as configs/ga_faster_R_50.yaml")
@@ -61,7 +61,7 @@ def register_arguments(datasets: Sequence[str]) -> None:
     """Register the arguments of ``--dataset``, each ``NAME=ANNOTATIONS.json:IMAGE_FOLDER``.
 
     Raises:
-        ConfigError: one of them is wrong.
+        ConfigError: an argument is invalid.
     """
     try:
         register_datasets(datasets)
@@ -83,7 +83,7 @@ def use_available_device(cfg: CfgNode) -> str | None:
 
 
 def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> None:
-    """Check datasets, batch size and device, which would otherwise fail late or without their key.
+    """Check datasets, batch size and device before anything is built.
 
     The model's own keys are checked when it is built.
 
@@ -93,7 +93,7 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
         eval_only: whether nothing is trained.
 
     Raises:
-        ConfigError: names the key, its value and what would be right.
+        ConfigError: a setting is invalid; the message names its key, its value and the remedy.
     """
     for split in ("TEST",) if eval_only else ("TRAIN", "TEST"):
         _check_datasets(cfg, split, required=eval_only or split == "TRAIN")

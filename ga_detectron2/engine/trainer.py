@@ -33,13 +33,13 @@ __all__ = ["GATrainer"]
 class GATrainer(ResumableTraining, DefaultTrainer):
     """A :class:`DefaultTrainer` with
 
-    - an interrupted training that continues exactly (:class:`ResumableTraining`),
+    - exact resuming of interrupted trainings (:class:`ResumableTraining`),
     - :class:`GACheckpointer`, which also reads the files of MMDetection and torchvision,
     - an error that names the iteration and the loss when a loss is not finite,
-    - evaluators that are built, and look at their ground truth, before training starts,
+    - a check of the evaluators' ground truth before training starts,
     - average recall of proposals for a ``ProposalNetwork``,
     - statistics and pictures of guided anchors (:class:`GuidedAnchorHook`),
-    - several processes without a GPU.
+    - several processes on CPUs.
     """
 
     def __init__(self, cfg: CfgNode):

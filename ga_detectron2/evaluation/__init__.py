@@ -1,4 +1,4 @@
-"""Scores of region proposals, and what guided anchors do for objects."""
+"""Recall of region proposals, and statistics of guided anchors."""
 
 from .proposal_recall import ProposalRecallEvaluator, recall_of_metrics, recall_of_proposals
 

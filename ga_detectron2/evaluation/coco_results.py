@@ -1,4 +1,4 @@
-"""Checks of detections before they are uploaded to COCO's evaluation server."""
+"""Checks of detections for upload to COCO's evaluation server."""
 
 import json
 import math
@@ -73,7 +73,7 @@ def zip_results(results_file: str, zip_file: str) -> None:
         zip_file: such as ``detections_test-dev2017_NAME_results.zip``.
 
     Raises:
-        DataError: the name of the zip file has another form.
+        DataError: the name of the zip file does not have this form.
     """
     path = Path(zip_file)
     name = path.name

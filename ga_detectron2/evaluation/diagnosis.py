@@ -127,10 +127,10 @@ def diagnose(
     """Run :class:`GuidedAnchorDiagnosis` and :class:`.LocationFilterSweep` on a dataset.
 
     Args:
-        cfg: configuration of input images.
+        cfg: configuration of the input images.
         model: a model with guided anchors and loaded weights.
         dataset_name: registered.
-        max_images: number of images, the first ones; None for all.
+        max_images: use only the first images; None for all.
 
     Returns:
         ``guided_anchors`` of :meth:`GuidedAnchorDiagnosis.evaluate`, and in it ``location_filter``,

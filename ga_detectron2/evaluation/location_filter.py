@@ -1,4 +1,4 @@
-"""What each threshold of the location filter would keep, find and cost."""
+"""Comparison of thresholds of the location filter: cells kept, recall and time."""
 
 import statistics
 import time
@@ -41,15 +41,15 @@ LIMIT = 100
 
 
 class FilterRow(NamedTuple):
-    """A threshold and what it leads to; None where there are no objects.
+    """Results for one threshold; None where there are no objects.
 
     Attributes:
         threshold: ``MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH``.
         kept_share: share of the cells that pass the filter.
-        center_recall: share of the objects whose nearest cell to the centre passes.
+        center_recall: share of the objects for which the cell nearest to the centre passes.
         recall: average recall of the best 100 proposals, or detections of a one-stage model, over
             IoU 0.5 to 0.95, in percent.
-        milliseconds: median time of inferring an image.
+        milliseconds: median inference time per image.
     """
 
     threshold: float
@@ -107,9 +107,9 @@ def format_filter_table(rows: Sequence[FilterRow]) -> str:
 
 
 class LocationFilterSweep(DatasetEvaluator):
-    """Infers every image with each threshold; the backbone runs once for all of them.
+    """Runs the model on every image with each threshold; the backbone runs once per image.
 
-    For one process, and batches of one image.
+    Requires one process and batches of one image.
     """
 
     def __init__(

@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 class ProposalRecallEvaluator(DatasetEvaluator):
     """Average recall of proposals by pycocotools' own evaluation, regardless of classes.
 
-    This is what the paper and MMDetection report. detectron2's COCOEvaluator has a faster
-    evaluation of its own for proposals ("box_proposals"), whose results differ a little:
+    This is what the paper and MMDetection report. detectron2's COCOEvaluator has its own, faster
+    evaluation of proposals ("box_proposals"), whose results differ slightly:
 
-    - Here proposals choose their boxes in the order of their scores, for each IoU threshold
-      separately. There the pairs of box and proposal with the best IoU are formed once,
-      regardless of the scores.
-    - Here a box on an image without proposals counts as missed. There it is not counted.
-    - Crowds are not boxes to find, here or there. Here they also absorb proposals that match
-      nothing else, which changes precision but not recall.
+    - Here proposals are matched to boxes in the order of their scores, separately for each IoU
+      threshold. detectron2 forms the pairs of box and proposal with the best IoU once, regardless
+      of the scores.
+    - Here a box in an image without proposals counts as missed; detectron2 does not count it.
+    - Crowds are not counted as boxes in either. Here they also absorb proposals that match nothing
+      else, which changes precision but not recall.
 
-    With images that all have proposals and boxes that do not overlap, both are equal.
+    Both are equal if all images have proposals and boxes do not overlap.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ def evaluate_recall(
         annotations: ground truth in COCO's format.
         proposals: (P, 5) float64, rows of x, y, width, height, score, by image id. Images without
             an entry do not count.
-        limits: numbers of best proposals per image, rising.
+        limits: numbers of best proposals per image, in ascending order.
 
     Returns:
         percentages by the keys of :meth:`ProposalRecallEvaluator.evaluate`.
@@ -187,7 +187,7 @@ def recall_of_metrics(path: str) -> dict[int, float]:
     """Average recall in percent by number of proposals, from the metrics of a training run.
 
     Args:
-        path: a ``metrics.json``, or its folder. The last value of each counts.
+        path: a ``metrics.json``, or its folder. The last values are used.
 
     Raises:
         OSError: there is no such file.
@@ -218,7 +218,7 @@ def recall_of_proposals(path: str, json_file: str, limits: Sequence[int]) -> dic
     Args:
         path: the file, which its COCOEvaluator writes; read without executing pickled code.
         json_file: annotations in COCO's format.
-        limits: numbers of proposals, rising.
+        limits: numbers of proposals, in ascending order.
 
     Raises:
         CheckpointError: the file is damaged, or it holds other objects.

@@ -16,8 +16,8 @@ class Differences(NamedTuple):
 
     Attributes:
         found, expected: numbers of results.
-        unmatched: results of either without one of the other that has the same class and is within
-            1 pixel and 0.01 of score.
+        unmatched: results without a counterpart of the same class, with a box within 1 pixel and a
+            score within 0.01.
         box: largest difference of a coordinate of matched results, in pixels.
         score: largest difference of their scores.
         mask: largest difference of a pixel of their masks, from 0 to 1; 0 without masks.

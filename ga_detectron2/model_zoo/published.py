@@ -21,15 +21,15 @@ class RemoteFile(NamedTuple):
 
 
 class PublishedModel(NamedTuple):
-    """A model that MMDetection has trained on COCO train2017 and published.
+    """A model that MMDetection trained on COCO train2017 and published.
 
     Attributes:
         name: name of its configuration, and in ``ga://NAME``.
         coco_val2017: published score on val2017 in percent, see :attr:`metric`.
-        train_mem_gb: memory in training.
+        train_mem_gb: training memory in GB.
         inference_fps: images per second on a V100; None if unknown.
-        weights: end of the name of the weights, with the first digits of their SHA-256.
-        log: end of the name of the training log.
+        weights: last part of the file name of the weights, with the first digits of their SHA-256.
+        log: last part of the file name of the training log.
     """
 
     name: str
@@ -66,12 +66,12 @@ class PublishedModel(NamedTuple):
 
     @property
     def weights_url(self) -> str:
-        """Address of the weights."""
+        """URL of the weights."""
         return f"{self._url}_{self.weights}.pth"
 
     @property
     def log_url(self) -> str:
-        """Address of the training log."""
+        """URL of the training log."""
         return f"{self._url}_{self.log}.log.json"
 
     @property

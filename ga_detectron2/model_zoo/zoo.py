@@ -82,7 +82,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
 
     Args:
         name, trained: as in :func:`get_config`.
-        device: overrides the configuration's, which is the CPU on machines without a GPU.
+        device: overrides the configuration's device, which is the CPU if there is no GPU.
 
     Returns:
         The model, in training mode.
@@ -104,7 +104,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
 
 
 def get_checkpoint_url(name: str) -> str:
-    """The address at which the weights of a model were published.
+    """The URL of a model's published weights.
 
     Raises:
         ModelZooError: there are none.

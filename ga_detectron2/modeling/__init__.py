@@ -1,4 +1,4 @@
-"""The models: geometry and targets as pure functions, and the modules that hold weights."""
+"""The models: geometry and targets as pure functions, and modules with weights."""
 
 from .backbone import LastLevelP6P7WithoutReLU, build_ga_retinanet_resnet_fpn_backbone
 from .guided_anchoring import GuidedAnchoring, GuidedAnchors, record_guided_anchors

@@ -395,7 +395,7 @@ def init_branches(anchor_loc: nn.Conv2d, anchor_shape: nn.Conv2d, prior_prob: fl
 def record_guided_anchors(model: nn.Module) -> Iterator[list[GuidedAnchors]]:
     """Record the guided anchors of every batch that ``model`` processes within the context.
 
-    These are the model's own outputs; nothing is computed again.
+    These are the model's own outputs; recording computes nothing.
 
     Example:
         >>> with record_guided_anchors(model) as records:

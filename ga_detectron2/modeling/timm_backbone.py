@@ -42,7 +42,7 @@ class TimmBackbone(Backbone):
             name: timm's model name, such as "resnet50d" or "convnext_tiny.fb_in1k".
             pretrained: whether timm downloads its weights of this name.
             checkpoint: a file of weights to use instead, written by timm or torch.save.
-            strides: strides of the feature maps in pixels, rising.
+            strides: strides of the feature maps in pixels, in ascending order.
             freeze_at: as in detectron2's ResNet: 1 freezes the stem, 2 also the stage of stride 4,
                 k the stage of stride 2^k.
             frozen_bn: whether batch norms have fixed statistics and affine parameters.

@@ -1,6 +1,6 @@
 """Pictures of what a guided anchoring model has learned.
 
-Images are (H, W, 3) uint8 RGB arrays. What a model made of a batch comes from
+Images are (H, W, 3) uint8 RGB arrays. A model's outputs for a batch come from
 :func:`ga_detectron2.record_guided_anchors`, or with detections and proposals from
 :class:`ga_detectron2.engine.predictor.GuidedPredictor`.
 """

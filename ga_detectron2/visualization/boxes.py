@@ -31,7 +31,7 @@ def select_anchors(
 
     Args:
         anchors: anchors of the image.
-        threshold: location probability from which on a cell is kept
+        threshold: lowest location probability of the cells that are kept
             (``MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH``).
         max_anchors: maximum number; None for all.
         max_overlap: an anchor is left out if its IoU with a likelier one is higher.
@@ -145,7 +145,7 @@ def draw_predictions(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        predictions: Instances in pixels of ``image``; masks and keypoints are drawn, too.
+        predictions: Instances in pixels of ``image``; masks and keypoints are drawn as well.
         metadata: detectron2's, for the names of the classes.
         score_thresh, max_boxes: see :func:`best_predictions`.
         scale: enlarges the picture.
@@ -177,7 +177,7 @@ def draw_predictions(
 
 
 def ground_truth_of(record: dict[str, Any], image: np.ndarray) -> Instances:
-    """``gt_boxes`` and ``gt_classes`` of an image's record in detectron2's format, no crowds."""
+    """``gt_boxes`` and ``gt_classes`` of a record in detectron2's format, without crowds."""
     boxes = [
         {key: x[key] for key in ("bbox", "bbox_mode", "category_id")}
         for x in record.get("annotations", [])

@@ -28,7 +28,7 @@ class RecallCurve(NamedTuple):
 
     Attributes:
         name: name of the model.
-        limits: numbers of best proposals per image, rising.
+        limits: numbers of best proposals per image, in ascending order.
         recall: average recall in percent at each.
     """
 

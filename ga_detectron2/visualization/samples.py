@@ -61,7 +61,7 @@ def draw_dataset_targets(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Targets of images with objects, spread evenly over a dataset.
 
-    An image that cannot be read is left out with a warning.
+    Images that cannot be decoded are skipped with a warning.
 
     Args:
         data: the dataset.

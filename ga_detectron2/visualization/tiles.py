@@ -79,7 +79,7 @@ def make_tiles(
     score_thresh: float = 0.5,
     side: int = TILE_SIDE,
 ) -> list[Tile]:
-    """The pictures of a panel in the order of ``show``; those of what is not given are left out.
+    """The pictures of a panel in the order of ``show``; those without data are left out.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -89,7 +89,7 @@ def make_tiles(
         detections: ``pred_boxes``, ``scores`` and ``pred_classes``.
         metadata: detectron2's, for the names of the classes.
         show: some of ``TILE_NAMES``.
-        threshold: location probability from which on cells are kept.
+        threshold: lowest location probability of the cells that are kept.
         max_anchors, max_proposals: how many of the best to draw. Of guided anchors that overlap by
             an IoU above ``MAX_OVERLAP`` only the likeliest is drawn.
         score_thresh: minimum score of detections.
