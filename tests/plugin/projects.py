@@ -8,6 +8,7 @@ are narrow, on a CPU, and of random weights.
 import argparse
 import importlib
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,8 +202,9 @@ def of_detectron2(folder: Path) -> Iterator[Case]:
 
 def of_mask2former(folder: Path) -> Iterator[Case]:
     sys.path.append(str(folder))
-    # Its compiled operator has an equivalent in Python.
-    substitute("MultiScaleDeformableAttention", "detectron2._C")
+    # Empty: what it lacks is then computed by Mask2Former's equivalent in Python.
+    sys.modules["MultiScaleDeformableAttention"] = types.ModuleType("compiled")
+    substitute("detectron2._C")
     deeplab = importlib.import_module("detectron2.projects.deeplab")
 
     def add_keys(cfg: CfgNode) -> None:
