@@ -71,15 +71,3 @@ def test_certain_scores_stay_finite_and_in_order(tmp_path: Path) -> None:
 def test_refuses_other_content(content: object, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         read_mmdet_proposals(write(tmp_path / "a.pkl", content), [1, 2])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"ids": [1]}, "not a file of proposals"),
-        ({"ids": [1], "boxes": [], "objectness_logits": []}, "equally long"),
-    ],
-)
-def test_refuses_other_dictionaries(content: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=message):
-        read_proposals(write(tmp_path / "a.pkl", content))
