@@ -189,18 +189,21 @@ def test_trace_by_detectron2s_adapter_serves_other_images(kind):
         features = [features[f] for f in model.head_in_features]
         return model.forward_inference(images, features, model.head(features))
 
-    first, second = ([{"image": x["image"].float()}] for x in batch_of(SAME_PADDED_SIZE))
+    first, second = (
+        [{"image": x["image"].float()} for x in batch_of(sizes)]
+        for sizes in (SAME_PADDED_SIZE, [(64, 200), (150, 40)])
+    )
     adapter = TracingAdapter(model, first, inference)
     with torch.no_grad():
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
         for batch in (first, second):
-            (found,) = adapter.outputs_schema(traced(batch[0]["image"]))
-            (expected,) = inference(model, batch)
-            assert len(found) == len(expected) > 10
-            torch.testing.assert_close(
-                found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-2
-            )
-            torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
+            results = adapter.outputs_schema(traced(*(x["image"] for x in batch)))
+            for found, expected in zip(results, inference(model, batch), strict=True):
+                assert len(found) == len(expected) > 10
+                torch.testing.assert_close(
+                    found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-2
+                )
+                torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
 
 
 def test_scripting_points_to_tracing():
