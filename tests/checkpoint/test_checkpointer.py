@@ -333,19 +333,13 @@ def test_same_results_as_detectron2s_checkpointer(tmp_path: Path, resume: bool) 
 
 
 def test_weights_of_another_model_end_a_tool_in_one_line(
-    checkpoint_of: Callable, tmp_path: Path
+    checkpoint_of: Callable, arguments: Callable, tmp_path: Path
 ) -> None:
     """GA-RPN with the weights of a GA-RetinaNet."""
     weights = checkpoint_of("ga_retinanet_R_50")
-    keys = [*QUICK, "MODEL.WEIGHTS", weights, "DATASETS.TEST", "('ga_shapes_val',)"]
-    options = [
-        "--config-file",
-        str(CONFIGS / "ga_rpn_R_50.yaml"),
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    argv = arguments("ga_rpn_R_50", "--output", tmp_path / "out", MODEL__WEIGHTS=weights)
     with pytest.raises(SystemExit) as stop:
-        load_script("dump_proposals").main([*options, *keys])
+        load_script("dump_proposals").main(argv)
     assert str(stop.value.code).startswith(f"dump_proposals.py: error: {weights}: ")
     assert re.search(ANOTHER_MODEL, str(stop.value.code))
     assert "\n" not in str(stop.value.code)
