@@ -62,7 +62,7 @@ setup(
         "export": EXPORT,
         "docs": DOCS,
         "test": TEST,
-        "dev": [*TEST, *EXPORT, *DOCS, "ipykernel", "mypy", "nbmake", "nox", "ruff"],
+        "dev": [*TEST, *EXPORT, *DOCS, "ipykernel", "mypy", "nbclient", "nox", "ruff"],
     },
     classifiers=[
         "Programming Language :: Python :: 3 :: Only",
