@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh clone to a trained guided-anchoring detector: makes .venv if it is missing, trains
-# a small GA-Faster R-CNN on the embedded drawn data on a CPU, scores it and draws its results.
+# a small GA-Faster R-CNN on the embedded drawn data on a CPU, from ImageNet weights that come with
+# the packages, scores it and draws its results.
 # Further arguments go to tools/train_net.py: tools/quickstart.sh --resume SOLVER.MAX_ITER 2000
 set -euo pipefail
 
