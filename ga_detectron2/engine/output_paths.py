@@ -36,7 +36,9 @@ def check_output_file(option: str, path: str, inputs: Iterable[str] = ()) -> Non
         raise ConfigError(f"{option}: {path} cannot be written (Permission denied)")
     for file in inputs:
         if _is_same(path, file):
-            raise ConfigError(f"{option}: {path} is an input and would be overwritten")
+            raise ConfigError(
+                f"{option}: {path} is an input and would be overwritten: choose another"
+            )
 
 
 def check_output_folder(option: str, path: str, inputs: Iterable[str] = ()) -> None:
