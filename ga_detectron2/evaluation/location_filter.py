@@ -84,7 +84,7 @@ def choose_threshold(rows: Sequence[FilterRow]) -> float | None:
 def format_filter_table(rows: Sequence[FilterRow]) -> str:
     """A Markdown table, with a sentence on the threshold to choose."""
     lines = [
-        f"| LOC_FILTER_THRESH | cells kept | centres kept | AR@{LIMIT} | ms an image |",
+        f"| LOC_FILTER_THRESH | cells kept | centres kept | AR@{LIMIT} | ms per image |",
         "| ---: |" + " ---: |" * 4,
     ]
     for row in rows:
