@@ -33,7 +33,7 @@ __all__ = ["GATrainer"]
 class GATrainer(ResumableTraining, DefaultTrainer):
     """A :class:`DefaultTrainer` with
 
-    - exact resuming of interrupted trainings (:class:`ResumableTraining`),
+    - exact resuming of interrupted runs (:class:`ResumableTraining`),
     - :class:`GACheckpointer`, which also reads the files of MMDetection and torchvision,
     - an error that names the iteration and the loss when a loss is not finite,
     - a check of the evaluators' ground truth before training starts,
