@@ -193,7 +193,9 @@ def check_outputs(args: argparse.Namespace, files: list[str]) -> None:
         image_format(args.output)
         check_output_file("--output", args.output, inputs)
         if len(files) > 1:
-            raise ConfigError(f"--output {args.output} is one file, for {len(files)} images")
+            raise ConfigError(
+                f"--output {args.output} names a single file, but there are {len(files)} images"
+            )
     elif args.input and args.output:
         check_output_folder("--output", args.output, files)
     elif target:

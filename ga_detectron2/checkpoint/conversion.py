@@ -133,6 +133,6 @@ def check_fit(
             else " (config.yaml beside them)"
         )
         raise CheckpointError(
-            f"{problems[0]}{more}; these weights are of another model. Use the configuration that "
-            f"they were trained with{where}"
+            f"{problems[0]}{more}; these weights belong to another model. Use the configuration "
+            f"that they were trained with{where}"
         )

@@ -9,6 +9,9 @@ Tensors stay as they are:
 - ``fc_reg`` has the layout (class, 4) with (dx, dy, dw, dh), and ``shared_fcs.0`` reads features
   flattened from (C, H, W), both as in detectron2.
 - A frozen batch norm keeps weight, bias, mean and variance; ``num_batches_tracked`` is dropped.
+
+A change of what published files become needs a higher ``_CONVERSION`` in ``model_zoo/handler.py``,
+which keeps converted files.
 """
 
 import re
@@ -240,11 +243,11 @@ def _say_unknown(tried: Mapping[str, Mapping[str, str | None]]) -> str:
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         return (
-            f"tensor '{unknown[0]}'{more} is not of a guided-anchoring model of MMDetection, nor "
-            "of a ResNet trained on ImageNet"
+            f"tensor '{unknown[0]}'{more} belongs neither to a guided-anchoring model of "
+            "MMDetection nor to a ResNet trained on ImageNet"
         )
     misfits = {model: next(n for n in names if found[n] is None) for model, found in tried.items()}
-    reasons = " and ".join(f"'{name}' is not of a {model}" for model, name in misfits.items())
+    reasons = " and ".join(f"'{name}' is not part of a {model}" for model, name in misfits.items())
     return f"tensors of different models are mixed: {reasons}"
 
 

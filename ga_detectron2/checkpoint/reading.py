@@ -33,11 +33,11 @@ def read_checkpoint(path: str) -> dict[str, Any]:
 
     Returns:
         Tensors by their names in the file under ``model``, and the rest of the file. As in
-        detectron2, ``matching_heuristics`` is true if names are those within a part of a model, and
-        ``__author__`` is ``Caffe2`` for Detectron's names.
+        detectron2, ``matching_heuristics`` is true if names lack the prefix of their part of the
+        model, and ``__author__`` is ``Caffe2`` for Detectron's names.
 
     Raises:
-        CheckpointError: the file is damaged or of another kind.
+        CheckpointError: the file is damaged, or its format is not supported.
     """
     with open(PathManager.get_local_path(path), "rb") as file:
         start = file.read(len(_OLD_TORCH))
@@ -131,5 +131,5 @@ def to_tensors(content: Any) -> dict[str, torch.Tensor]:
         try:
             content[name] = torch.as_tensor(value)
         except TypeError as error:
-            raise CheckpointError(f"'{name}': torch has no numbers of its type") from error
+            raise CheckpointError(f"'{name}': its dtype is not supported by torch") from error
     return content

@@ -209,10 +209,10 @@ def _complete_annotations(
         who = f"annotation {short(annotation.get('id'))}"
         image, category = annotation["image_id"], annotation["category_id"]
         if category not in declared:
-            reason = f"is of category {category!r}, which is not among the categories"
+            reason = f"has the category_id {category!r}, which is not among the categories"
             findings.add("category_undeclared", [f"{who} {reason}"])
         elif image not in coco.imgs:
-            reason = f"is of image {image!r}, which is not among the images"
+            reason = f"has the image_id {image!r}, which is not among the images"
             findings.add("annotation_without_image", [f"{who} {reason}"])
         else:
             complete.append(_complete(annotation, coco, num_keypoints, who, findings))

@@ -74,6 +74,7 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "category_id": (_is_id, "an integer or a string"),
         "bbox": (lambda x: _is_list(x, is_finite) and len(x) == 4, "four finite numbers"),
         "iscrowd": (lambda x: is_integer(x, 0, 2), "0 or 1"),
+        "ignore": (lambda x: isinstance(x, bool) or is_integer(x, 0, 2), "0 or 1"),
         "segmentation": (_is_segmentation, "a list of polygons or an RLE"),
         "keypoints": (
             lambda x: _is_list(x, is_finite) and len(x) % 3 == 0,
@@ -82,7 +83,7 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     },
 }
 """By list and field: a test of the value, and what it should be."""
-_OPTIONAL = ("iscrowd", "segmentation", "keypoints")
+_OPTIONAL = ("iscrowd", "ignore", "segmentation", "keypoints")
 
 
 class _UnusableEntryError(Exception):

@@ -108,7 +108,7 @@ def drawn_folder(split: Split) -> str:
                 _draw(split, folder)
     except OSError as e:
         raise OSError(
-            f"the dataset {split.dataset_name} cannot be drawn into {folder} ({e}); set the "
+            f"the dataset {split.dataset_name} cannot be generated in {folder} ({e}); set the "
             f"environment variable {CACHE_VARIABLE} to a writable folder"
         ) from e
     return folder

@@ -14,14 +14,15 @@ __all__ = ["NamingDatasetMapper", "printable", "read_image", "read_rgb"]
 
 
 def read_image(path: str, channels: str) -> np.ndarray:
-    """An image (H, W, C) uint8, rotated as its EXIF data say.
+    """An image (H, W, C) uint8, rotated according to its EXIF orientation.
 
     Args:
         path: any path of detectron2's ``PathManager``.
         channels: channel order as in ``INPUT.FORMAT``, such as "BGR".
 
     Raises:
-        DataError: the file does not exist, cannot be decoded, or is grey with more than 8 bits.
+        DataError: the file does not exist, cannot be decoded, or is greyscale with more than 8
+            bits.
     """
     try:
         _refuse_deep_grey(path)
@@ -63,14 +64,14 @@ def printable(path: str) -> str:
 
 
 def _refuse_deep_grey(path: str) -> None:
-    """Refuse grey of more than 8 bits, which Pillow clips at 255 to a white image.
+    """Refuse greyscale of more than 8 bits, which Pillow clips to 255.
 
     Pillow reduces colours of 16 bits to their upper 8.
     """
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         if image.mode.startswith(("I", "F")):
             raise ValueError(
-                f"has more than 8 bits a channel (Pillow's mode {image.mode}); convert it to 8"
+                f"has more than 8 bits per channel (Pillow's mode {image.mode}); convert it to 8"
             )
 
 

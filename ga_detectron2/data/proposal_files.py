@@ -93,7 +93,7 @@ def read_mmdet_proposals(path: str, image_ids: Sequence[int | str]) -> Proposals
     content = _load(path)
     if not isinstance(content, list):
         raise DataError(
-            f"{path}: holds a {type(content).__name__}, not a list with an array (n, 5) an image, "
+            f"{path}: holds a {type(content).__name__}, not a list with an array (n, 5) per image, "
             "as MMDetection's tools/test.py --out writes for a proposal model"
         )
     if len(content) != len(image_ids):

@@ -174,8 +174,8 @@ def _with_proposals(records: Sequence[Record], proposals: Proposals, file: str) 
         i = index.get(str(record["image_id"]))
         if i is None:
             raise DataError(
-                f"{file}: has no proposals of image {record['image_id']} "
-                f"({record.get('file_name')}); tools/dump_proposals.py makes them for all images"
+                f"{file}: has no proposals for image {record['image_id']} "
+                f"({record.get('file_name')}); create them with tools/dump_proposals.py"
             )
         # Best first; argsort as detectron2's, for the same order of equal scores.
         order = proposals.objectness_logits[i].argsort()[::-1]

@@ -62,10 +62,10 @@ def use_torchrun(args: Namespace) -> None:
 def run_processes(
     run: Callable[..., Any], args: Namespace, timeout: timedelta = DEFAULT_TIMEOUT
 ) -> None:
-    """Call ``run(args)`` in all processes of this machine, or in this process of torchrun.
+    """Call ``run(args)`` in all processes of this machine, or in this one if torchrun started it.
 
     Args:
-        run: function of a module; it is called with the process group set up.
+        run: a module-level function; it is called with the process group set up.
         args: detectron2's ``num_gpus``, ``num_machines``, ``machine_rank`` and ``dist_url``.
         timeout: time after which a process that waits for others ends.
 
@@ -81,7 +81,9 @@ def run_processes(
         _call(run, args)
         return
     if args.dist_url == "auto" and args.num_machines > 1:
-        raise ConfigError("--dist-url auto is for one machine: name tcp://FIRST_MACHINE:PORT")
+        raise ConfigError(
+            "--dist-url auto only works on one machine: pass tcp://FIRST_MACHINE:PORT"
+        )
     try:
         launch(
             _call,

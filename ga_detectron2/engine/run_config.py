@@ -102,7 +102,7 @@ def check_run(cfg: CfgNode, num_processes: int = 1, eval_only: bool = False) -> 
     except ValueError as error:
         raise ConfigError(error) from error
     if not cfg.OUTPUT_DIR:
-        raise ConfigError("OUTPUT_DIR is empty; name a folder, such as ./output")
+        raise ConfigError("OUTPUT_DIR is empty; set it to a folder, such as ./output")
     if eval_only:
         return
     if cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE == "cpu":

@@ -166,15 +166,17 @@ class LocationFilterSweep(DatasetEvaluator):
             _record_proposals(model) as proposals,
             _backbone_once(model) as backbone_seconds,
         ):
-            for i, threshold in enumerate(self._thresholds):
-                settings.loc_filter_thresh = threshold
-                start = _now()
-                output = model(inputs)[0]
-                # The first time includes the backbone.
-                self._seconds[i].append(_now() - start + (backbone_seconds[0] if i else 0.0))
-                found = proposals.pop() if proposals else output["instances"]
-                self._found[i][image_id] = _to_rows(found)
-        settings.loc_filter_thresh = configured
+            try:
+                for i, threshold in enumerate(self._thresholds):
+                    settings.loc_filter_thresh = threshold
+                    start = _now()
+                    output = model(inputs)[0]
+                    # The first time includes the backbone.
+                    self._seconds[i].append(_now() - start + (backbone_seconds[0] if i else 0.0))
+                    found = proposals.pop() if proposals else output["instances"]
+                    self._found[i][image_id] = _to_rows(found)
+            finally:
+                settings.loc_filter_thresh = configured
         return records[0]
 
     def evaluate(self) -> OrderedDict[str, list[FilterRow]]:

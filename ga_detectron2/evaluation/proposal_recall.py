@@ -20,7 +20,7 @@ from detectron2.utils.logger import create_small_table
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ga_detectron2.checkpoint.safe_pickle import load_numpy_pickle
+from ga_detectron2.data.proposal_files import read_proposals
 from ga_detectron2.errors import DataError
 
 __all__ = [
@@ -221,19 +221,13 @@ def recall_of_proposals(path: str, json_file: str, limits: Sequence[int]) -> dic
         limits: numbers of proposals, in ascending order.
 
     Raises:
-        CheckpointError: the file is damaged, or it holds other objects.
-        DataError: it holds no proposals.
+        DataError: the file is damaged or has other content.
     """
-    with open(path, "rb") as file:
-        content = load_numpy_pickle(file)
-    keys = ("ids", "boxes", "objectness_logits")
-    if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise DataError(f"{path}: not a file of proposals, which holds {', '.join(keys)}")
-    mode = BoxMode(int(content.get("bbox_mode", BoxMode.XYXY_ABS)))
     proposals = {}
-    for image_id, boxes, logits in zip(*(content[key] for key in keys), strict=True):
-        boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-        boxes = BoxMode.convert(boxes, mode, BoxMode.XYWH_ABS)
+    for image_id, boxes, logits in zip(*read_proposals(path), strict=True):
+        boxes = BoxMode.convert(
+            np.asarray(boxes, dtype=np.float64).reshape(-1, 4), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+        )
         proposals[image_id] = np.column_stack([boxes, np.asarray(logits, dtype=np.float64)])
     scores = evaluate_recall(_read_annotations(json_file) or [], proposals, limits)
     return {limit: scores[f"AR@{limit}"] for limit in limits}

@@ -123,8 +123,7 @@ def _find_config(name: str, suffix: str) -> str:
     file = name.removesuffix(suffix) + suffix
     if file not in files:
         raise ModelZooError(
-            f"there is no configuration '{name}'; the published models are "
-            f"{', '.join(list_names())}"
+            f"there is no configuration '{name}'; the published ones are {', '.join(list_names())}"
         )
     return str(_config_dir() / file)
 

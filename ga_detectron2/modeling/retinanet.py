@@ -31,7 +31,7 @@ from .guided_anchoring import (
     input_levels,
     log_per_image,
 )
-from .losses import box_regression_loss, mean_over_workers
+from .losses import BOX_LOSS_TYPES, box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .sparse_conv import NeighboringCells, conv3x3
 from .targets import GroundTruth, pad_ground_truth
@@ -213,6 +213,11 @@ class GARetinaNet(DenseDetector):
                 inference parameters; candidates are cells of a level.
             pixel_mean, pixel_std, vis_period, input_format: as in detectron2's RetinaNet.
         """
+        if box_reg_loss_type not in BOX_LOSS_TYPES:
+            raise ValueError(
+                f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE '{box_reg_loss_type}' must be one of "
+                f"{', '.join(BOX_LOSS_TYPES)}"
+            )
         super().__init__(
             backbone, head, list(head_in_features), pixel_mean=pixel_mean, pixel_std=pixel_std
         )

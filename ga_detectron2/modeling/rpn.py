@@ -31,7 +31,7 @@ from .guided_anchoring import (
     input_levels,
     log_per_image,
 )
-from .losses import box_regression_loss, mean_over_workers
+from .losses import BOX_LOSS_TYPES, box_regression_loss, mean_over_workers
 from .matching import MatchRule, match_anchors
 from .targets import GroundTruth, Sample, pad_ground_truth, sample_cells
 
@@ -153,6 +153,11 @@ class GuidedAnchorRPN(nn.Module):
             raise ValueError(
                 f"MODEL.RPN.BBOX_REG_WEIGHTS {tuple(box2box_transform.weights)} must be four, for "
                 "dx, dy, dw, dh: guided anchors are axis-aligned, rotated boxes are not supported"
+            )
+        if box_reg_loss_type not in BOX_LOSS_TYPES:
+            raise ValueError(
+                f"MODEL.RPN.BBOX_REG_LOSS_TYPE '{box_reg_loss_type}' must be one of "
+                f"{', '.join(BOX_LOSS_TYPES)}"
             )
         self.in_features = list(in_features)
         self.rpn_head = head

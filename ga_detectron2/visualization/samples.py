@@ -28,7 +28,7 @@ class Sample(NamedTuple):
 
     Attributes:
         dataset: name of the dataset.
-        name: name of the image file, without folder and extension.
+        name: name of the image file, without folder and extension, numbered if it is not unique.
         image: (H, W, 3) uint8 RGB.
         ground_truth: ``gt_boxes`` and ``gt_classes``, no crowds.
     """
@@ -50,9 +50,13 @@ def read_samples(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Samp
     Raises:
         DataError: an image cannot be read.
     """
+    taken: set[str] = set()
     for dataset, record in records:
         image = read_rgb(record["file_name"])
         name = os.path.splitext(os.path.basename(record["file_name"]))[0]
+        # Files of different folders may have the same name.
+        name = name if name not in taken else f"{name}_{len(taken) + 1}"
+        taken.add(name)
         yield Sample(dataset, name, image, ground_truth_of(record, image))
 
 

@@ -84,7 +84,7 @@ def make_tiles(
     Args:
         image: (H, W, 3) uint8 RGB.
         anchors: see :func:`.anchors_of_image`.
-        ground_truth: ``gt_boxes`` and ``gt_classes``, in pixels of ``image`` like the next two.
+        ground_truth: ``gt_boxes`` and ``gt_classes``. All boxes are in pixels of ``image``.
         proposals: ``proposal_boxes`` and ``objectness_logits``.
         detections: ``pred_boxes``, ``scores`` and ``pred_classes``.
         metadata: detectron2's, for the names of the classes.

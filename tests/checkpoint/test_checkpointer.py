@@ -27,7 +27,7 @@ LOC = "proposal_generator.rpn_head.anchor_loc.weight"
 LAST = "backbone.bottom_up.res5.2.conv3.weight"
 ANOTHER_MODEL = (
     r"there is no tensor for 'backbone\.fpn_lateral2\.weight' \('neck.* in MMDetection\) of this "
-    r"model \(and \d+ more do not fit\); these weights are of another model\. Use the config"
+    r"model \(and \d+ more do not fit\); these weights belong to another model\. Use the config"
 )
 
 

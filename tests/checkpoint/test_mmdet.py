@@ -136,16 +136,16 @@ def test_ambiguous_part(names):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["rpn_head.rpn_cls.weight"], "'rpn_head.rpn_cls.weight' is not of"),
-        (["backbone.conv1.weight", "x", "y"], r"'x' \(and 1 more\) is not of"),
+        (["rpn_head.rpn_cls.weight"], "'rpn_head.rpn_cls.weight' belongs neither"),
+        (["backbone.conv1.weight", "x", "y"], r"'x' \(and 1 more\) belongs neither"),
         # A ResNet-50-D's stem; a mask head; a Cascade R-CNN's box head.
-        (["backbone.stem.0.weight"], "'backbone.stem.0.weight' is not of"),
+        (["backbone.stem.0.weight"], "'backbone.stem.0.weight' belongs neither"),
         (["roi_head.mask_head.conv_logits.bias"], "'roi_head.mask_head.conv_logits.bias'"),
         (["roi_head.bbox_head.0.fc_cls.weight"], "'roi_head.bbox_head.0.fc_cls.weight'"),
         (["rpn_head.feature_adaption.conv_offset.bias"], "conv_offset.bias"),
         (["module.rpn_head.rpn_conv.bias", "rpn_head.rpn_conv.bias"], "'module.rpn_head"),
         # Names with a prefix say that it is a model, in which others have one as well.
-        (["backbone.conv1.weight", "fc.weight"], "'fc.weight' is not of"),
+        (["backbone.conv1.weight", "fc.weight"], "'fc.weight' belongs neither"),
         (["rpn_head.rpn_conv.bias", "bbox_head.retina_cls.bias"], "models are mixed"),
         (["neck.lateral_convs.3.conv.bias", "neck.fpn_convs.4.conv.bias"], "models are mixed"),
         (["rpn_head.conv_cls.bias", "bbox_head.conv_cls.bias"], "are both '.*objectness_logits"),

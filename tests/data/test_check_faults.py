@@ -67,6 +67,7 @@ FAULTS: list[tuple[dict[str, Any], dict[str, int]]] = [
     (changed("annotations", 0, area=1000), {"area_wrong": 1}),
     (changed("annotations", 0, area=100), {}),  # of a mask, less than its box
     (changed("annotations", 0, ignore=1), {"ignore_flag": 1, "crowd": 1}),
+    (changed("annotations", 1, ignore="no"), {"annotation_malformed": 1, "category_unused": 1}),
     (changed("annotations", 0, id=0), {"annotation_id_unusable": 1}),
     (changed("annotations", 0, segmentation=[[1, 1, 5, 5]]), {"polygon_degenerate": 1}),
     (changed("annotations", 0, segmentation=[[1, 1, 5, 5], [1, 1, 5, 5, 1, 5]]), {}),

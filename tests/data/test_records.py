@@ -236,7 +236,7 @@ def test_loaders_give_detectron2s_proposals(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"ids": [0], "boxes": [np.zeros((1, 4))], "objectness_logits": [np.zeros(1)]},
-         r"has no proposals of image 1 \(.*_a1\.png\)"),
+         r"has no proposals for image 1 \(.*_a1\.png\)"),
         ({"bbox_mode": np.zeros(2)}, "must be 0"),
         ({"bbox_mode": 4}, "bbox_mode 4 must be 0"),
     ],

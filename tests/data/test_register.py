@@ -327,7 +327,7 @@ def test_number_of_classes(architecture: str, node: str) -> None:
         (changed("annotations", 0, bbox=None), r"annotations\[0\] has no 'bbox'"),
         (changed("annotations", 0, bbox=[1, 2, float("inf"), 3]), r"has the bbox \[1, 2, Inf"),
         (changed("annotations", 0, bbox=["1", 2, 3, 4]), "not four finite numbers"),
-        (changed("annotations", 0, category_id=8), "of category 8, which is not among"),
+        (changed("annotations", 0, category_id=8), "category_id 8, which is not among"),
         (changed("annotations", 0, iscrowd=2), "has the iscrowd 2, which is not 0 or 1"),
         (changed("annotations", 0, segmentation=[5]), "not a list of polygons or an RLE"),
         (changed("annotations", 0, segmentation={"size": [4, 6]}), "of polygons or an RLE"),

@@ -35,7 +35,7 @@ def test_bad_file_is_reported_and_not_executed(
     message = "mkdir"
     content[bad] = make(x=Harm(tmp_path / "harm"))
     if split == "test":
-        content[bad], message = make([1, 2, 3, 5, 6]), "has no proposals of image 4 ("
+        content[bad], message = make([1, 2, 3, 5, 6]), "has no proposals for image 4 ("
     keys = {"MODEL__WEIGHTS": "some.pth"} if split == "eval-only" else {}
     for name, proposals in content.items():
         (tmp_path / f"{name}.pkl").write_bytes(pickle.dumps(proposals))

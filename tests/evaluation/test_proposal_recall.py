@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ga_detectron2.errors import CheckpointError, DataError
+from ga_detectron2.errors import DataError
 from ga_detectron2.evaluation import (
     ProposalRecallEvaluator,
     recall_of_metrics,
@@ -252,5 +252,5 @@ def test_recall_of_stored_proposals(register, tmp_path, mode) -> None:
     with pytest.raises(DataError, match="not a file of proposals"):
         recall_of_proposals(str(path), json_file, (1,))
     path.write_bytes(pickle.dumps({"boxes": print}))
-    with pytest.raises(CheckpointError):
+    with pytest.raises(DataError, match=f"{path}: contains pickled code"):
         recall_of_proposals(str(path), json_file, (1,))

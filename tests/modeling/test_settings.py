@@ -60,6 +60,8 @@ def load(config_file: str, values: dict) -> CfgNode:
         (RPN, GA + "POSITIVE_FRACTION", 1.01),
         (RPN, GA + "BATCH_SIZE_PER_IMAGE", 0),
         (RPN, GA + "DEFORM_GROUPS", 3),
+        (RPN, "MODEL.RPN.BBOX_REG_LOSS_TYPE", "huber"),
+        (RETINANET, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "huber"),
     ],
 )
 def test_impossible_value_is_refused_by_its_key(config_file, key, value):

@@ -78,7 +78,7 @@ def test_16_bit_colours_are_reduced_to_8_and_grey_refused(
     assert cv2.imwrite(str(path), deep[..., ::-1])
     assert (read(path) == deep >> 8).all()
     assert cv2.imwrite(str(path), deep[..., 0])
-    with pytest.raises(DataError, match=rf"{name}: .*more than 8 bits a channel.*convert it"):
+    with pytest.raises(DataError, match=rf"{name}: .*more than 8 bits per channel.*convert it"):
         read(path)
 
 
