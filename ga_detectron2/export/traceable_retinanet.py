@@ -3,9 +3,8 @@
 from typing import Any
 
 import torch
-from detectron2.layers import batched_nms
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, FeatureRows
@@ -65,19 +64,7 @@ class TraceableGARetinaNet(DenseDetector):
             self._best_of_level(*level)
             for level in zip(cls_features, bbox_features, levels, strict=True)
         ]
-        boxes, scores, classes = (torch.cat(x) for x in zip(*candidates, strict=True))
-        finite = boxes.isfinite().all(dim=1)
-        pred_boxes = Boxes(boxes[finite])
-        pred_boxes.clip(image_size)
-        scores, classes = scores[finite], classes[finite]
-        keep = batched_nms(pred_boxes.tensor, scores, classes, self.settings.test_nms_thresh)
-        keep = keep[: self.settings.max_detections_per_image]
-        return Instances(
-            image_size,
-            pred_boxes=pred_boxes[keep],
-            scores=scores[keep],
-            pred_classes=classes[keep],
-        )
+        return self.settings.best_of_image(candidates, image_size)
 
     def _best_of_level(
         self, cls_features: FeatureRows, bbox_features: FeatureRows, level: Level

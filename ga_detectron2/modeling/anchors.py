@@ -55,9 +55,8 @@ class CellGrid(NamedTuple):
         return [h * w for h, w in self.sizes]
 
     def level_of(self, cells: Tensor) -> Tensor:
-        """Rows of ``levels`` of the levels of cells (...) int64: (..., 4)."""
-        index = torch.searchsorted(self.levels[:, 2].contiguous(), cells, right=True) - 1
-        return self.levels[index]
+        """Index of the level of each cell: (...) int64 into R to (...) int64."""
+        return torch.searchsorted(self.levels[:, 2].contiguous(), cells, right=True) - 1
 
     def split_levels(self, values: Tensor) -> list[Tensor]:
         """(N, R, ...) to a list of L tensors (N, Hi, Wi, ...)."""

@@ -252,9 +252,8 @@ class GuidedAnchoring(nn.Module):
             self.aspect_ratios,
             grid.centers.device,
         )
-        level = torch.searchsorted(grid.levels[:, 2].contiguous(), cells, right=True) - 1
         centers = grid.centers[cells][..., None, :]
-        return offsets[level] + torch.cat([centers, centers], dim=-1)
+        return offsets[grid.level_of(cells)] + torch.cat([centers, centers], dim=-1)
 
     # ------------------------------------------------------------------------------------- targets
 

@@ -419,7 +419,7 @@ class GARetinaNet(DenseDetector):
             ):
                 candidates[n].append(self._best_of_level(*level))
         return [
-            self._best_of_image(image_candidates, image_size)
+            self.best_of_image(image_candidates, image_size)
             for image_candidates, image_size in zip(candidates, image_sizes, strict=True)
         ]
 
@@ -434,11 +434,12 @@ class GARetinaNet(DenseDetector):
         boxes = self.box2box_transform.apply_deltas(deltas, anchors)
         return boxes[cell], scores[cell, pred_class], pred_class
 
-    def _best_of_image(
+    def best_of_image(
         self,
         candidates: list[tuple[Tensor, Tensor, Tensor]],
         image_size: tuple[int, int],
     ) -> Instances:
+        """The best detections of an image, from boxes, scores and classes of each level."""
         boxes, scores, classes = (torch.cat(x) for x in zip(*candidates, strict=True))
         finite = boxes.isfinite().all(dim=1)
         pred_boxes = Boxes(boxes[finite])

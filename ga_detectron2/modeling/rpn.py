@@ -306,7 +306,8 @@ class GuidedAnchorRPN(nn.Module):
         adaption = self.rpn_head.feature_adaption
         N, R = guided.loc_logits.shape
         image = torch.arange(N, device=sample.cells.device)[:, None]
-        height, width, first, _ = guided.grid.level_of(sample.cells).unbind(dim=-1)
+        levels = guided.grid.levels[guided.grid.level_of(sample.cells)]
+        height, width, first, _ = levels.unbind(dim=-1)
         # One gather for all levels: selecting the cells of one would force a GPU synchronisation
         # to learn their count.
         taps = adaption.gather_taps_of_maps(
