@@ -146,7 +146,7 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda x: x.long().bincount(),
         lambda x: torch.equal(x, x),
         lambda x: x.repeat_interleave((x > 0).long()),
-        lambda x: x.__setitem__(x > 0, 1.0),
+        lambda x: x.__setitem__(x > 0, torch.ones(3)),
     ],
 )
 def test_what_waits_is_noted(wait: Callable) -> None:
