@@ -69,7 +69,7 @@ def test_missing_results_are_left_out(image, everything) -> None:
         make_tiles(image, show=["anchor"])
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 @pytest.mark.parametrize("shape", [(100, 140), (20, 300), (300, 20), (1, 1)])
 def test_panel_shows_all_tiles_aligned_and_without_overlaps(shape, everything) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
