@@ -1,29 +1,36 @@
 """Some cells against all cells: feature adaption, and GA-RetinaNet's last convolutions.
 
-    python benchmarks/adaption.py [--parts adaption conv3x3] [--dtypes float32 bfloat16]
+    python benchmarks/adaption.py [--precision float32 amp]
 
 Feature adaption: ``FeatureAdaption.at_cells`` on a share of the cells, against the whole map by
 ``FeatureAdaption.forward`` (*dense*) and by torchvision's *deform_conv2d* (in float32: it has no
 bfloat16 kernel on a CPU). The last convolutions, to 80 classes or 4 deltas, start from adapted
 features: ``conv3x3_at_cells`` against the convolution of the whole map (*dense*).
 
-The results of all ways are compared first. *Pays from* is the share of cells from which on the way
-for the whole map is the faster one, interpolated between the measured shares. Cells are random, so
-neighbours share less of the cache than the cells of objects. All ways of a line take turns;
-backward goes to features and weights.
+The results of all ways are compared first. *Pays from* is the lowest measured share of cells at
+which the way for the whole map is the faster one. Cells are random, so neighbours share less of the
+cache than the cells of objects. All ways of a line take turns; backward goes to features and
+weights. amp is autocast, of feature adaption alone: float16 on a GPU, bfloat16 on a CPU.
 """
 
 import argparse
 import itertools
-import math
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torchvision
-from measure import Step, add_common_arguments, no_tf32, take_turns
-from report import Table, describe, headline, number, share_text, write_json
+from measure import (
+    PRECISIONS,
+    Step,
+    add_common_arguments,
+    amp_dtype,
+    autocast,
+    no_tf32,
+    size_of,
+    take_turns,
+)
+from report import Report, Row
 from torch import Tensor, nn
 
 from ga_detectron2.modeling.feature_adaption import FeatureAdaption, to_rows
@@ -31,7 +38,7 @@ from ga_detectron2.modeling.sparse_conv import NeighboringCells, conv3x3_at_cell
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # The pyramid of an image of 800x1333, padded to a multiple of 32, from stride 4 on.
-LEVELS = ("200x336", "100x168", "50x84", "25x42", "13x21")
+LEVELS = ((200, 336), (100, 168), (50, 84), (25, 42), (13, 21))
 MODES = ("forward", "forward+backward")
 PARTS = ("adaption", "conv3x3 to 80", "conv3x3 to 4")
 CHANNELS, GROUPS = 256, 4
@@ -48,13 +55,14 @@ def draw_cells(share: float, count: int, device: str) -> Tensor:
 
 
 def adaption_ways(
-    size: tuple[int, int], dtype: torch.dtype, shares: Sequence[float], device: str
+    size: tuple[int, int], precision: str, shares: Sequence[float], device: str
 ) -> dict[str, Way]:
     """Ways to adapt one map, by share ("0.05") or name; results (k, C)."""
     torch.manual_seed(0)
     count = size[0] * size[1]
     adaption = FeatureAdaption(CHANNELS, CHANNELS, GROUPS).to(device)
     features = torch.randn(1, CHANNELS, *size, device=device)
+    dtype = amp_dtype(device) if precision == "amp" else torch.float32
     features = features.to(dtype, memory_format=torch.channels_last)
     deltas = 0.3 * torch.randn(1, count, 2, device=device)
     delta_map = deltas.transpose(1, 2).unflatten(2, size)
@@ -70,10 +78,17 @@ def adaption_ways(
             adapted = torchvision.ops.deform_conv2d(x.to(weight.dtype), offsets, weight, padding=1)
         return to_rows(adapted.relu()).rows.flatten(0, 1)
 
+    def in_autocast(way: Callable[[Tensor], Tensor]) -> Way:
+        def run(x: Tensor) -> Tensor:
+            with autocast(precision, device):
+                return way(x)
+
+        return features, run
+
     ways = {f"{share:g}": at_share(share) for share in shares}
     ways["dense"] = lambda x: adaption(to_rows(x), deltas).rows.flatten(0, 1)
     ways["deform_conv2d"] = deform_conv2d
-    return {name: (features, in_autocast(way, dtype)) for name, way in ways.items()}
+    return {name: in_autocast(way) for name, way in ways.items()}
 
 
 def conv3x3_ways(
@@ -96,17 +111,6 @@ def conv3x3_ways(
     return {**{f"{share:g}": at_share(share) for share in shares}, "dense": (everything, dense)}
 
 
-def in_autocast(way: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    if dtype == torch.float32:
-        return way
-
-    def run(features: Tensor) -> Tensor:
-        with torch.autocast(features.device.type, dtype):
-            return way(features)
-
-    return run
-
-
 def make_step(way: Way, mode: str) -> Step:
     features, function = way
     if mode == "forward":
@@ -124,19 +128,6 @@ def make_step(way: Way, mode: str) -> Step:
     return forward_and_backward
 
 
-def crossover(shares: Sequence[float], sparse: Sequence[float], dense: float) -> float | None:
-    """The least share at which the sparse way takes as long as the dense one; None: at none."""
-    if sparse[0] > dense:
-        return 0.0
-    points = list(zip(shares, sparse, strict=True))
-    for (s0, t0), (s1, t1) in itertools.pairwise(points):
-        if t1 > dense:
-            # On logarithmic scales the curve is nearly straight between the two.
-            along = (math.log(dense) - math.log(t0)) / (math.log(t1) - math.log(t0))
-            return math.exp(math.log(s0) + along * (math.log(s1) - math.log(s0)))
-    return None
-
-
 def largest_difference(ways: dict[str, Way]) -> float:
     """Of all ways that cover every cell, as a share of the largest value."""
     with torch.no_grad():
@@ -146,82 +137,46 @@ def largest_difference(ways: dict[str, Way]) -> float:
 
 
 def measure_level(
-    part: str, size: tuple[int, int], dtype_name: str, mode: str, args: argparse.Namespace
-) -> dict[str, Any]:
+    part: str, size: tuple[int, int], precision: str, mode: str, args: argparse.Namespace
+) -> Row:
     if part == "adaption":
-        ways = adaption_ways(size, getattr(torch, dtype_name), args.shares, args.device)
+        ways = adaption_ways(size, precision, args.shares, args.device)
     else:
         ways = conv3x3_ways(size, int(part.split()[-1]), args.shares, args.device)
     with no_tf32():
         difference = largest_difference(ways)
     steps = [make_step(way, mode) for way in ways.values()]
     times = take_turns(steps, args.repeats, args.device, limit=args.seconds)
-    seconds = dict(zip(ways, times, strict=True))
-    medians = {name: statistics.median(x) for name, x in seconds.items()}
-    sparse = [medians[f"{share:g}"] for share in args.shares]
+    milliseconds = {k: 1000 * statistics.median(x) for k, x in zip(ways, times, strict=True)}
     return {
         "part": part,
         "size": size,
-        "dtype": dtype_name,
+        "precision": precision,
         "mode": mode,
-        "milliseconds": {name: 1000 * t for name, t in medians.items()},
+        "milliseconds": milliseconds,
         "pays_from": {
-            name: crossover(args.shares, sparse, medians[name])
-            for name in ("dense", "deform_conv2d")
-            if name in medians
+            name: next((s for s in args.shares if milliseconds[f"{s:g}"] >= whole_map), None)
+            for name, whole_map in milliseconds.items()
+            if name in ("dense", "deform_conv2d")
         },
         "largest_difference": difference,
         "repeats": len(times[0]),
     }
 
 
-def add_row(table: Table, line: dict[str, Any]) -> None:
-    milliseconds, pays_from = line["milliseconds"], line["pays_from"]
-    table.add(
-        line["part"],
-        "x".join(map(str, line["size"])),
-        line["dtype"],
-        line["mode"],
-        *(number(t) for t in milliseconds.values()),
-        *([""] if "deform_conv2d" not in milliseconds else []),
-        share_text(pays_from["dense"]),
-        share_text(pays_from["deform_conv2d"]) if "deform_conv2d" in pays_from else "",
-        f"{line['largest_difference']:.0e}",
-    )
-
-
-def size_of(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split("x"))
-    return height, width
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--levels", type=size_of, nargs="+", default=[size_of(x) for x in LEVELS])
+    parser.add_argument("--levels", type=size_of, nargs="+", default=LEVELS, metavar="HxW")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of cells, rising")
-    parser.add_argument(
-        "--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16", "float16"),
-        help="of feature adaption, under autocast; the convolutions are measured in float32",
-    )  # fmt: skip
-    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     args = parser.parse_args(argv)
-    args.shares = sorted(args.shares)
     torch.set_num_threads(args.threads)
-
-    machine = describe(args.device, args.threads)
-    print(headline(machine, f"1 x {CHANNELS} channels, medians, milliseconds") + "\n")
-    shares = (f"{100 * s:g} %" for s in args.shares)
-    ends = ("dense", "deform_conv2d", "dense pays from", "deform_conv2d pays from", "difference")
-    table = Table("", "cells", "type", "", *shares, *ends, text_columns=4)
-    results = []
-    for part in args.parts:
-        dtypes = args.dtypes if part == "adaption" else ["float32"]
-        for dtype, mode, size in itertools.product(dtypes, args.modes, args.levels):
-            results.append(measure_level(part, size, dtype, mode, args))
-            add_row(table, results[-1])
-            write_json(args.output, machine, results)
+    report = Report(args.device, args.output, f"1 x {CHANNELS} channels")
+    for part in PARTS:
+        precisions = args.precision if part == "adaption" else ["float32"]
+        for precision, mode, size in itertools.product(precisions, MODES, args.levels):
+            report.add(measure_level(part, size, precision, mode, args))
 
 
 if __name__ == "__main__":

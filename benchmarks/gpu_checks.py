@@ -7,26 +7,33 @@ few may have no partner within 0.05 pixels: scores that are nearly equal change 
 """
 
 import copy
-import random
-from collections.abc import Iterable
-from typing import Any
 from unittest import mock
 
 import torch
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
+from heads import make_boxes
 from measure import no_tf32
+from report import Row
 from torch import Tensor, nn
 
-from ga_detectron2.modeling.retinanet import GARetinaNet
-from ga_detectron2.modeling.rpn import GuidedAnchorRPN
-from tests.modeling.golden import GoldenHead, retinanet_config, rpn_config
+from ga_detectron2 import record_guided_anchors
+from ga_detectron2.modeling import GARetinaNet, GuidedAnchorRPN
+from tests.modeling.golden import EVERYTHING, GoldenHead, retinanet_config, rpn_config
 from tests.modeling.test_golden_models import CONFIGS as MODEL_CONFIGS
 from tests.modeling.test_golden_models import load_reference
+from tests.modeling.test_golden_models import run as run_with_output
 from tests.modeling.test_golden_retinanet import LOSSES as RETINANET_LOSSES
 from tests.modeling.test_golden_retinanet import NoBackbone
 from tests.modeling.test_golden_rpn import LOSSES as RPN_LOSSES
-from tests.modeling.tiny_models import batch_of, build, tiny_config
+from tests.modeling.tiny_models import (
+    batch_of,
+    boxes_of,
+    build,
+    head_of,
+    infer,
+    tiny_config,
+    train_step,
+)
 
 PIXELS = 0.05
 GOLDEN = {"outputs": 5e-4, "losses": 1e-4, "gradients": 1e-3, "unmatched": 0.01}
@@ -44,80 +51,73 @@ KINDS = {"proposals": "GA-RPN", "boxes": "GA-Faster R-CNN", "retinanet": "GA-Ret
 
 
 @no_tf32()
-def golden_head(name: str, device: str) -> dict[str, Any]:
+def golden_head(name: str, device: str) -> Row:
     """Outputs, losses, gradients and results of a reference head."""
     golden = GoldenHead(name)
     golden.arrays = {k: v.to(device) for k, v in golden.arrays.items()}
-    evaluate = _golden_rpn if name.startswith("rpn") else _golden_retinanet
-    model, prefix, features, loc, shape, losses, results = evaluate(golden, device)
-    expected = RPN_LOSSES if name.startswith("rpn") else RETINANET_LOSSES
+    images, instances = golden.images(), golden.instances()
+    if name.startswith("rpn"):
+        prefix, loss_names, features = "proposal_generator.", RPN_LOSSES, golden.features(2)
+        model = head = GuidedAnchorRPN(rpn_config(), golden.input_shape(2)).to(device)
+
+        def run() -> tuple[list[Instances], dict[str, Tensor]]:
+            return model(images, features, instances if model.training else None)
+    else:
+        prefix, loss_names, features = "head.", RETINANET_LOSSES, golden.features(3)
+        backbone = NoBackbone(golden.input_shape(3))
+        with mock.patch("ga_detectron2.modeling.retinanet.build_backbone", return_value=backbone):
+            model = GARetinaNet(retinanet_config(golden["train.cls.0"].shape[1])).to(device)
+        head, maps = model.head, list(features.values())
+
+        def run() -> tuple[list[Instances], dict[str, Tensor]]:
+            if model.training:
+                return [], model.forward_training(images, maps, head(maps), instances)
+            return model.forward_inference(images, maps, head(maps)), {}
+
+    head.load_state_dict(golden.converted("weight.", prefix))
+    with record_guided_anchors(model) as records:
+        _, losses = run()
     sum(losses.values()).backward()
+    model.eval()
+    with torch.no_grad():
+        results, _ = run()
     found = {f"feature.{i}": x.grad for i, x in enumerate(features.values())}
-    found.update((k, p.grad) for k, p in model.named_parameters())
+    found.update((k, p.grad) for k, p in head.named_parameters())
     gradients = {f"feature.{i}": x for i, x in enumerate(golden.levels("grad.feature"))}
     gradients.update(golden.converted("grad.", prefix))
+    outputs = {"loc": records[0].loc_logits[..., None], "shape": records[0].shape_deltas}
     return judge(
         GOLDEN,
         outputs=max(
-            relative_error(ours, torch.cat([x.flatten(2).mT for x in golden.levels(key)], dim=1))
-            for key, ours in (("train.loc", loc[..., None]), ("train.shape", shape))
+            relative_error(
+                x, torch.cat([y.flatten(2).mT for y in golden.levels(f"train.{key}")], dim=1)
+            )
+            for key, x in outputs.items()
         ),
-        losses=max(loss_error(losses[k], golden[key]) for k, key in expected.items()),
+        losses=max(loss_error(losses[k], golden[key]) for k, key in loss_names.items()),
         gradients=gradient_error(found, gradients),
         unmatched=max(
-            unmatched(*ours, golden[f"result.boxes.{n}"], golden[f"result.scores.{n}"])
-            for n, ours in enumerate(results)
+            unmatched(
+                *boxes_and_scores(x), golden[f"result.boxes.{n}"], golden[f"result.scores.{n}"]
+            )
+            for n, x in enumerate(results)
         ),
     )
 
 
-def _golden_rpn(golden: GoldenHead, device: str) -> tuple:
-    prefix = "proposal_generator."
-    model = GuidedAnchorRPN(rpn_config(), golden.input_shape(2)).to(device)
-    model.load_state_dict(golden.converted("weight.", prefix))
-    features = golden.features(2)
-    with torch.no_grad():
-        _, loc, shape = model.rpn_head(list(features.values()))
-        results, _ = model.eval()(golden.images(), features)
-    _, losses = model.train()(golden.images(), features, golden.instances())
-    pairs = [(x.proposal_boxes.tensor, x.objectness_logits.sigmoid()) for x in results]
-    return model, prefix, features, loc, shape, losses, pairs
-
-
-def _golden_retinanet(golden: GoldenHead, device: str) -> tuple:
-    cfg = retinanet_config(golden["train.cls.0"].shape[1])
-    backbone = NoBackbone(golden.input_shape(3))
-    with mock.patch("ga_detectron2.modeling.retinanet.build_backbone", return_value=backbone):
-        model = GARetinaNet(cfg).to(device)
-    model.head.load_state_dict(golden.converted("weight.", "head."))
-    features = golden.features(3)
-    maps = list(features.values())
-    output = model.head(maps)
-    losses = model.forward_training(golden.images(), maps, output, golden.instances())
-    with torch.no_grad():
-        results = model.eval().forward_inference(golden.images(), maps, model.head(maps))
-    pairs = [(x.pred_boxes.tensor, x.scores) for x in results]
-    loc, shape = output.loc_logits.detach(), output.shape_deltas.detach()
-    return model.head, "head.", features, loc, shape, losses, pairs
-
-
 @no_tf32()
-def golden_model(name: str, device: str) -> dict[str, Any]:
+def golden_model(name: str, device: str) -> Row:
     """Pyramid features and results of a whole reference detector on one image."""
     arrays, model, inputs = load_reference(name)
-    arrays = {k: v.to(device) for k, v in arrays.items()}
-    model.to(device)
-    caught: list[dict[str, Tensor]] = []
-    model.backbone.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-    ((boxes, scores),) = infer(model, inputs)
-    (features,) = caught
+    features, output = run_with_output(model.to(device), model.backbone, inputs)
+    (results,) = output.values()
     return judge(
         GOLDEN,
         outputs=max(
-            relative_error(features[k][0, ::16], arrays[f"feature.{i}"])
+            relative_error(features[k][0, ::16].cpu(), arrays[f"feature.{i}"])
             for i, k in enumerate(sorted(features))
         ),
-        unmatched=unmatched(boxes, scores, arrays["boxes"], arrays["scores"]),
+        unmatched=unmatched(*boxes_and_scores(results), arrays["boxes"], arrays["scores"]),
     )
 
 
@@ -125,112 +125,70 @@ def golden_model(name: str, device: str) -> dict[str, Any]:
 
 
 @no_tf32()
-def against_cpu(
-    kind: str, device: str, seed: int = 0, boxes: bool = True, side: int = 160
-) -> dict[str, Any]:
+def against_cpu(kind: str, device: str, seed: int = 0, boxes: int = 12, side: int = 160) -> Row:
     """Losses, gradients and results on a random batch of images of up to ``side`` pixels."""
-    rng = random.Random(seed)
-    sizes = [(rng.randint(60, side), rng.randint(60, side)) for _ in range(3)]
-    batch = batch_of(sizes, [draw_boxes(rng, size) if boxes else [] for size in sizes])
     cpu = make_model(kind)
     gpu = copy.deepcopy(cpu).to(device)
-    expected, found = train_step(cpu, batch), train_step(gpu, to_device(batch, device))
-    gradients = gradient_error(dict(gradients_of(gpu)), dict(gradients_of(cpu)))
+    torch.manual_seed(seed)
+    sizes = [tuple(x) for x in torch.randint(60, side + 1, (3, 2)).tolist()]
+    drawn = [make_boxes(size, boxes, "cpu").gt_boxes.tensor.long().tolist() for size in sizes]
+    batch = batch_of(sizes, drawn)
+    expected, found = train_step(cpu, batch), train_step(gpu, batch)
+    for losses in (expected, found):
+        sum(losses.values()).backward()
+    gradients = gradient_error(gradients_of(gpu), gradients_of(cpu))
     pairs = zip(infer(gpu, batch), infer(cpu, batch), strict=True)
     return judge(
         WITH_PROPOSALS if kind == "boxes" else AGAINST_CPU,
         losses=max(loss_error(found[k], expected[k]) for k in expected),
         gradients=gradients,
-        unmatched=max(unmatched(*ours, *theirs) for ours, theirs in pairs),
+        unmatched=max(unmatched(*boxes_and_scores(x), *boxes_and_scores(y)) for x, y in pairs),
     )
 
 
-def no_location(kind: str, device: str) -> dict[str, Any]:
+def no_location(kind: str, device: str) -> Row:
     """Inference where no cell passes the location filter: results without boxes."""
     model = make_model(kind).to(device)
-    head = model.head if kind == "retinanet" else model.proposal_generator.rpn_head
-    nn.init.constant_(head.anchor_loc.bias, -50.0)
-    count = sum(len(boxes) for boxes, _ in infer(model, batch_of([(90, 120), (64, 96)])))
+    nn.init.constant_(head_of(model).anchor_loc.bias, -100.0)
+    count = sum(len(x) for x in infer(model, batch_of([(90, 120), (64, 96)])))
     return {"results": count, "ok": count == 0}
 
 
-def amp(kind: str, device: str, dtype: torch.dtype) -> dict[str, Any]:
+def amp(kind: str, device: str, dtype: torch.dtype) -> Row:
     """Losses under autocast against those in float32, and finite gradients and results."""
-    batch = to_device(batch_of([(90, 120), (64, 96)]), device)
+    batch = batch_of([(90, 120), (64, 96)])
     model = make_model(kind).to(device)
     expected = train_step(model, batch)
-    kind_of_device = torch.device(device).type
-    scaler = torch.amp.GradScaler(kind_of_device, 2.0**8, enabled=dtype == torch.float16)
-    model.zero_grad()
-    with torch.autocast(kind_of_device, dtype):
-        found = train_step(model, batch, scaler)
-    finite = all(x.isfinite().all() for _, x in gradients_of(model))
-    with torch.autocast(kind_of_device, dtype):
+    with torch.autocast(torch.device(device).type, dtype):
+        found = train_step(model, batch)
         results = infer(model, batch)
-    finite &= all(x.isfinite().all() for pair in results for x in pair)
+    # Scaled, as in training: small gradients would be 0 in float16.
+    (2.0**8 * sum(found.values())).backward()
+    values = [*gradients_of(model).values(), *(x for r in results for x in boxes_and_scores(r))]
+    finite = all(bool(x.isfinite().all()) for x in values)
     error = max(loss_error(found[k], expected[k], atol=1e-2) for k in expected)
-    return {"losses": error, "finite": bool(finite), "ok": bool(finite) and error < AMP_LOSSES}
+    return {"losses": error, "finite": finite, "ok": finite and error < AMP_LOSSES}
 
 
 def make_model(kind: str) -> nn.Module:
     """A narrow model whose samples hold every cell and box, so that nothing is random."""
-    cfg = tiny_config(kind)
-    cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 10**6
-    cfg.MODEL.GUIDED_ANCHOR.BATCH_SIZE_PER_IMAGE = 10**6
-    torch.manual_seed(0)
+    cfg = tiny_config(kind, sample_everything=True)
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = EVERYTHING
     return build(cfg)
 
 
-def draw_boxes(rng: random.Random, size: tuple[int, int]) -> list[list[int]]:
-    """Up to twelve boxes [x1, y1, x2, y2] within an image."""
-    height, width = size
-    boxes = []
-    for _ in range(rng.randint(0, 12)):
-        x, y = rng.randint(0, width - 10), rng.randint(0, height - 10)
-        boxes.append([x, y, rng.randint(x + 8, width), rng.randint(y + 8, height)])
-    return boxes
+def boxes_and_scores(x: Instances) -> tuple[Tensor, Tensor]:
+    return boxes_of(x), x.scores if x.has("scores") else x.objectness_logits.sigmoid()
 
 
-def to_device(batch: list[dict], device: str) -> list[dict]:
-    return [
-        {**x, "image": x["image"].to(device), "instances": x["instances"].to(device)} for x in batch
-    ]
-
-
-def train_step(
-    model: nn.Module, batch: list[dict], scaler: torch.amp.GradScaler | None = None
-) -> dict[str, Tensor]:
-    """Losses; gradients are left in the model."""
-    model.train()
-    with EventStorage():
-        losses = model(batch)
-    total = sum(losses.values())
-    (scaler.scale(total) if scaler else total).backward()
-    return {k: v.detach() for k, v in losses.items()}
-
-
-def infer(model: nn.Module, batch: list[dict]) -> list[tuple[Tensor, Tensor]]:
-    """Boxes and scores of each image."""
-    model.eval()
-    with torch.no_grad():
-        return [boxes_and_scores(x) for x in model(batch)]
-
-
-def boxes_and_scores(output: dict[str, Instances]) -> tuple[Tensor, Tensor]:
-    (x,) = output.values()
-    if x.has("proposal_boxes"):
-        return x.proposal_boxes.tensor, x.objectness_logits.sigmoid()
-    return x.pred_boxes.tensor, x.scores
-
-
-def gradients_of(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    return ((k, p.grad) for k, p in model.named_parameters() if p.grad is not None)
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    return {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
 
 
 # ------------------------------------------------------------------------------- errors
 
 
-def judge(limits: dict[str, float], **errors: float) -> dict[str, Any]:
+def judge(limits: dict[str, float], **errors: float) -> Row:
     return {**errors, "ok": all(error <= limits[name] for name, error in errors.items())}
 
 
@@ -240,7 +198,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def loss_error(found: Tensor, expected: Tensor, atol: float = 1e-8) -> float:
-    found, expected = found.double().cpu(), expected.double().cpu()
+    found, expected = found.detach().double().cpu(), expected.detach().double().cpu()
     return float(((found - expected).abs() - atol).clamp(min=0) / expected.abs().clamp(min=1e-9))
 
 

@@ -9,11 +9,8 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from report import Table, number, share_text, write_json
-
-Rows = list[dict[str, Any]]
+from report import Row, Table, write_json
 
 STEPS = ("checks", "waiting", "models", "heads", "quickstart", "adaption", "faster", "export")
 # Images a second and peak memory of whole models against their twins.
@@ -22,43 +19,10 @@ GOALS = {"inference": 0.97, "training": 0.95}
 MEMORY_GOAL = 1.1
 
 
-def memory_ratio(row: dict[str, Any]) -> float | None:
-    """Peak memory as a share of detectron2's, where it was measured."""
-    theirs, ours = row.get("memory_mib") or (0, 0)
-    return ours / theirs if theirs else None
-
-
-def print_models(rows: Rows) -> None:
-    print(f"\nWhole models; goals of R-50: {GOALS}, peak memory {MEMORY_GOAL}\n")
-    keys = ("model", "mode", "precision", "batch")
-    table = Table(*keys, "images/s", "ratio", "memory ratio", "", text_columns=3)
-    for x in rows:
-        memory = memory_ratio(x)
-        reached = x["ratio"] >= GOALS[x["mode"]] and (memory or 0) <= MEMORY_GOAL
-        table.add(
-            *(x[key] for key in keys),
-            number(x["ours_images_per_s"]),
-            f"{x['ratio']:.2f}",
-            number(memory),
-            "below its goal" if x["model"] in GOAL_MODELS and not reached else "",
-        )
-
-
-def print_heads(rows: Rows) -> None:
-    print("\nHeads: time as a share of detectron2's, and of the branches for a CPU\n")
-    table = Table("", "ms", "ratio", "memory ratio")
-    for x in rows:
-        milliseconds = 1000 * x.get("ours_s", x.get("seconds"))
-        table.add(x["case"], number(milliseconds), f"{x['ratio']:.2f}", number(memory_ratio(x)))
-
-
-def print_adaption(rows: Rows) -> None:
-    print("\nFeature adaption and matching: from which share of cells the whole map pays\n")
-    for x in rows:
-        if "pays_from" in x:
-            print(f"{x['case']}: { {k: share_text(v) for k, v in x['pays_from'].items()} }")
-        else:
-            print({k: v if isinstance(v, str) else number(1000 * v) for k, v in x.items()})
+def misses_goal(row: Row) -> bool:
+    if row.get("model") not in GOAL_MODELS or "ratio" not in row:
+        return False
+    return row["ratio"] < GOALS[row["mode"]] or (row["memory_ratio"] or 0) > MEMORY_GOAL
 
 
 def main(out: Path) -> None:
@@ -67,31 +31,35 @@ def main(out: Path) -> None:
     if not found:
         sys.exit(f"gpu_summary.py: no results in {out}")
     machine = next(iter(found.values()))["machine"]
-    print(f"\n{machine['device']}, torch {machine['torch']}, Python {machine['python']}\n")
-    table = Table("step", "right", "wrong", "without a judgement", "skipped")
-    wrong = []
-    for step in STEPS:
-        rows = found.get(step, {"results": []})["results"]
+    print(f"\n{machine['device']}, torch {machine['torch']}, Python {machine['python']}")
+    all_rows = {step: found.get(step, {"results": []})["results"] for step in STEPS}
+    counts = Table()
+    for step, rows in all_rows.items():
         skipped = sum("skipped" in x for x in rows)
         judged = [x["ok"] for x in rows if "ok" in x]
-        wrong += [f"{step}: {json.dumps(x)[:600]}" for x in rows if not x.get("ok", True)]
-        others = len(rows) - skipped - len(judged)
-        table.add(step, sum(judged), judged.count(False), others if rows else "not run", skipped)
-    for line in wrong:
-        print(f"WRONG {line}")
-    tables = {"models": print_models, "heads": print_heads, "adaption": print_adaption}
-    for step, x in found.items():
-        rows = [row for row in x["results"] if not {"error", "skipped"} & row.keys()]
-        if step in tables and rows:
-            tables[step](rows)
-        elif step in ("quickstart", "faster", "export"):
-            for row in rows:
-                print(f"{step}: {json.dumps(row)[:400]}")
+        counts.add(
+            {
+                "step": step,
+                "right": sum(judged),
+                "wrong": judged.count(False),
+                "not judged": len(rows) - skipped - len(judged) if rows else "not run",
+                "skipped": skipped,
+            }
+        )
+    results = [{"step": step, **row} for step, rows in all_rows.items() for row in rows]
+    wrong = [x for x in results if not x.get("ok", True)]
+    for row in wrong:
+        print(f"WRONG {json.dumps(row)[:600]}")
+    print(f"\nGoals of {GOAL_MODELS}: ratio {GOALS}, peak memory {MEMORY_GOAL}")
+    for row in filter(misses_goal, results):
+        print(f"BELOW ITS GOAL {json.dumps(row)}")
+    numbers = Table()
+    for row in results:
+        if row["step"] not in ("checks", "waiting") and not {"error", "skipped"} & row.keys():
+            numbers.add({k: v for k, v in row.items() if k != "step"})
     device = re.sub(r"\W+", "_", machine["device"].lower()).strip("_")
     path = out / f"gpu_{device}.json"
-    write_json(
-        path, machine, [{"step": k, **row} for k, x in found.items() for row in x["results"]]
-    )
+    write_json(path, machine, results)
     print(f"\nAll numbers: {path}")
     sys.exit(1 if wrong else 0)
 

@@ -6,8 +6,8 @@
 Features of an R-50-FPN for one image of 800x1333, 60 boxes, 256 channels, random weights; the
 location bias is set so that a share of the cells passes the filter. A training step is forward,
 losses and backward to features and weights. Ratios are those of medians; no repeat of a line begins
-after 35 s (--seconds). At the default setting on a CPU the command fails if a ratio is above its
-bar.
+after 35 s (--seconds). Memory is that of all tensors at their peak. At the default setting on a CPU
+the command fails if a ratio is above its bar.
 """
 
 import argparse
@@ -17,23 +17,27 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from detectron2.config import get_cfg
+from detectron2 import model_zoo
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
-from measure import Step, add_common_arguments, autocast, memory_of, take_turns
-from report import Table, describe, headline, number, write_json
+from measure import PRECISIONS, Step, add_common_arguments, autocast, peak_allocated, take_turns
+from report import Report, Row
 from torch import nn
 
 import ga_detectron2
-from ga_detectron2 import add_ga_config
 from ga_detectron2.model_zoo import get_config
 
 CHANNELS = 256
 NUM_CLASSES = 80
+SHARE = 0.05
 SMALL = (200, 333)
+TWINS = {
+    "rpn": "COCO-Detection/rpn_R_50_FPN_1x.yaml",
+    "retinanet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+}
 
 
 class Line(NamedTuple):
@@ -62,28 +66,25 @@ class Features(nn.Module):
     size_divisibility = 32
     padding_constraints: dict = {}  # noqa: RUF012
 
-    def __init__(self, maps: dict[str, torch.Tensor], strides: dict[str, int]):
+    def __init__(self, maps: dict[str, torch.Tensor]):
         super().__init__()
-        self.maps, self.strides = maps, strides
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {k: ShapeSpec(channels=CHANNELS, stride=s) for k, s in self.strides.items()}
+        self.maps = maps
 
     def forward(self, _images: torch.Tensor) -> dict[str, torch.Tensor]:
         return self.maps
 
 
 def make_features(
-    first: int, size: tuple[int, int], batch: int, device: str
-) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    kind: str, size: tuple[int, int], batch: int, device: str
+) -> dict[str, torch.Tensor]:
+    """Maps of five levels of an FPN, such as ``p3`` of stride 8, for images of a size."""
     height, width = (-(-s // 32) * 32 for s in size)
-    maps, strides = {}, {}
+    first = 2 if kind == "rpn" else 3
+    maps = {}
     for level in range(first, first + 5):
-        stride = 2**level
-        shape = (batch, CHANNELS, -(-height // stride), -(-width // stride))
+        shape = (batch, CHANNELS, -(-height >> level), -(-width >> level))
         maps[f"p{level}"] = torch.randn(shape, device=device).relu_()
-        strides[f"p{level}"] = stride
-    return maps, strides
+    return maps
 
 
 def make_boxes(size: tuple[int, int], number: int, device: str) -> Instances:
@@ -100,49 +101,27 @@ def make_boxes(size: tuple[int, int], number: int, device: str) -> Instances:
     return Instances(size, gt_boxes=boxes, gt_classes=classes).to(device)
 
 
-def build_rpn(guided: bool, strides: dict[str, int], proposals: bool) -> nn.Module:
+def build_head(line: Line, guided: bool, maps: dict[str, torch.Tensor], device: str) -> nn.Module:
+    """A proposal generator, or a RetinaNet whose backbone returns ``maps``."""
     if guided:
-        cfg = get_config("ga_faster_R_50" if proposals else "ga_rpn_R_50")
+        cfg = get_config("ga_faster_R_50" if line.proposals else f"ga_{line.kind}_R_50")
     else:
-        cfg = get_cfg()
-        cfg.MODEL.RPN.IN_FEATURES = list(strides)
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
-        cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 2000
+        cfg = model_zoo.get_config(TWINS[line.kind])
         cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 2000
-        cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 1000
-    shapes = {k: ShapeSpec(channels=CHANNELS, stride=s) for k, s in strides.items()}
-    return build_proposal_generator(cfg, shapes)
-
-
-def build_retinanet(
-    guided: bool, maps: dict[str, torch.Tensor], strides: dict[str, int], device: str
-) -> nn.Module:
-    if guided:
-        import ga_detectron2.modeling.retinanet as module
-
-        cfg = get_config("ga_retinanet_R_50")
-    else:
-        import detectron2.modeling.meta_arch.retinanet as module
-
-        cfg = get_cfg()
-        add_ga_config(cfg)
-        cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-        cfg.MODEL.RETINANET.IN_FEATURES = list(strides)
-        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [
-            [x * 2 ** (i / 3) for i in range(3)] for x in (32, 64, 128, 256, 512)
-        ]
+        cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 1000
     cfg.MODEL.DEVICE = device
-    build, module.build_backbone = module.build_backbone, lambda _cfg: Features(maps, strides)
-    try:
-        return build_model(cfg)
-    finally:
-        module.build_backbone = build
+    cfg.MODEL.FPN.OUT_CHANNELS = CHANNELS
+    if line.kind == "rpn":
+        shapes = {k: ShapeSpec(channels=CHANNELS, stride=2 ** int(k[1:])) for k in maps}
+        return build_proposal_generator(cfg, shapes).to(device)
+    model = build_model(cfg)
+    model.backbone = Features(maps)
+    return model
 
 
-def set_share(
-    model: nn.Module, head: nn.Module, forward: Callable[[], object], share: float
-) -> None:
+def set_share(model: nn.Module, forward: Callable[[], object], share: float) -> None:
     """Shift the location bias so that this share of the cells passes the filter."""
+    head = next(x for x in model.modules() if hasattr(x, "anchor_loc"))
     with torch.no_grad(), ga_detectron2.record_guided_anchors(model) as records:
         forward()
         logits = records[0].loc_logits.flatten()
@@ -154,11 +133,10 @@ def make_step(line: Line, guided: bool, args: argparse.Namespace) -> Step:
     """A call that runs one side of one line once."""
     torch.manual_seed(0)
     size, device = tuple(args.size), args.device
-    maps, strides = make_features(2 if line.kind == "rpn" else 3, size, args.batch, device)
+    maps = make_features(line.kind, size, args.batch, device)
     instances = [make_boxes(size, args.boxes, device) for _ in range(args.batch)]
+    model = build_head(line, guided, maps, device)
     if line.kind == "rpn":
-        model = build_rpn(guided, strides, line.proposals).to(device)
-        head = model.rpn_head
         padded = (-(-s // 32) * 32 for s in size)
         pixels = torch.zeros(1, device=device).expand(args.batch, 3, *padded)
         images = ImageList(pixels, [size] * args.batch)
@@ -166,8 +144,6 @@ def make_step(line: Line, guided: bool, args: argparse.Namespace) -> Step:
         def forward(training: bool) -> object:
             return model(images, maps, instances if training else None)
     else:
-        model = build_retinanet(guided, maps, strides, device)
-        head = model.head
         inputs = [
             {"image": torch.zeros(3, *size, dtype=torch.uint8, device=device), "instances": i}
             for i in instances
@@ -178,7 +154,7 @@ def make_step(line: Line, guided: bool, args: argparse.Namespace) -> Step:
 
     if guided:
         model.eval()
-        set_share(model, head, lambda: forward(False), args.share)
+        set_share(model, lambda: forward(False), args.share)
     model.train(line.mode == "training")
     if line.mode == "inference":
 
@@ -203,14 +179,11 @@ def make_step(line: Line, guided: bool, args: argparse.Namespace) -> Step:
     return train
 
 
-def measure_line(line: Line, args: argparse.Namespace) -> dict:
+def measure_line(line: Line, args: argparse.Namespace) -> Row:
     """Seconds and peak memory of both sides."""
     steps = [make_step(line, guided, args) for guided in (False, True)]
     theirs, ours = take_turns(steps, args.repeats, args.device, limit=args.seconds)
     a, b = statistics.median(theirs), statistics.median(ours)
-    memory = None
-    if args.memory:
-        memory = [memory_of(make_step, (line, guided, args), args) for guided in (False, True)]
     return {
         "name": line.name,
         "size": list(args.size),
@@ -219,59 +192,54 @@ def measure_line(line: Line, args: argparse.Namespace) -> dict:
         "detectron2_s": a,
         "ours_s": b,
         "ratio": b / a,
-        "memory_mib": memory,
+        **memory_of(steps, args),
         "repeats": len(ours),
     }
+
+
+def memory_of(steps: Sequence[Step], args: argparse.Namespace) -> Row:
+    """Peak memory of detectron2's step and of ours, where it is asked for."""
+    if not args.memory:
+        return {"memory_mib": None, "memory_ratio": None}
+    theirs, ours = (peak_allocated(step, args.device) for step in steps)
+    return {"memory_mib": [theirs, ours], "memory_ratio": ours / theirs}
 
 
 def bar_of(line: Line, args: argparse.Namespace) -> float | None:
     """The highest accepted ratio; None where the setting has none."""
     plain = (args.device, args.batch, args.boxes, args.share, args.precision)
-    if plain != ("cpu", 1, 60, 0.05, "float32"):
+    if plain != ("cpu", 1, 60, SHARE, "float32"):
         return None
     return {(800, 1333): line.bar, SMALL: line.small_bar}.get(tuple(args.size))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured, for this script and the comparison with MMDetection."""
-    parser.add_argument("--share", type=float, default=0.05, help="of cells that pass the filter")
+def make_parser(description: str, repeats: int) -> argparse.ArgumentParser:
+    """Options of this script and of the comparison with MMDetection."""
+    parser = argparse.ArgumentParser(description=description)
+    add_common_arguments(parser, repeats)
+    parser.add_argument("--share", type=float, default=SHARE, help="of cells that pass the filter")
     parser.add_argument("--boxes", type=int, default=60)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--lines", type=int, nargs="*", default=range(len(LINES)))
-    parser.add_argument("--precision", choices=("float32", "amp"), default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
+    parser.add_argument("--memory", action="store_true", help="peak memory, too")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_arguments(parser, repeats=9)
-    add_arguments(parser)
+    parser = make_parser(__doc__.split("\n")[0], repeats=9)
     parser.set_defaults(seconds=35)
     parser.add_argument("--small", action="store_const", const=SMALL, dest="size", help="200x333")
-    parser.add_argument("--memory", action="store_true", help="peak memory, too")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
-
-    machine = describe(args.device, args.threads)
-    note = f"{args.batch} x {tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of cells pass"
-    print(headline(machine, note, f"{args.repeats} repeats, medians") + "\n")
-    table = Table("", "detectron2 (s)", "ours (s)", "ratio", "bar", "peak memory, ratio")
-    results, above = [], []
+    report = Report(args.device, args.output, f"{args.boxes} boxes, {args.share:.0%} of cells pass")
+    above = []
     for line in [LINES[i] for i in args.lines]:
-        found = measure_line(line, args)
-        memory, bar = found["memory_mib"], bar_of(line, args)
+        found, bar = measure_line(line, args), bar_of(line, args)
+        report.add({**found, "bar": bar})
         if bar is not None and round(found["ratio"], 2) > bar:
             above.append(line.name)
-        table.add(
-            line.name,
-            number(found["detectron2_s"]),
-            number(found["ours_s"]),
-            f"{found['ratio']:.2f}",
-            "" if bar is None else f"{bar:.2f}",
-            f"{memory[1] / memory[0]:.2f}" if memory and memory[0] else "",
-        )
-        results.append({**found, "bar": bar})
-        write_json(args.output, machine, results)
     if above:
         sys.exit(f"heads.py: above the bar: {'; '.join(above)}")
 

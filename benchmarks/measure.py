@@ -2,23 +2,16 @@
 
 import argparse
 import contextlib
-import ctypes
-import gc
-import multiprocessing
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
 Step = Callable[[], object]
-
-
-# ------------------------------------------------------------------------------------------- times
+PRECISIONS = ("float32", "amp")
 
 
 def take_turns(
@@ -59,12 +52,16 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def amp_dtype(device: str) -> torch.dtype:
+    """float16 on a GPU, as detectron2 trains, and bfloat16 on a CPU."""
+    return torch.bfloat16 if device == "cpu" else torch.float16
+
+
 def autocast(precision: str, device: str) -> contextlib.AbstractContextManager:
-    """For "amp" float16 on a GPU, as detectron2 trains, and bfloat16 on a CPU."""
+    """Autocast for the precision "amp"."""
     if precision == "float32":
         return contextlib.nullcontext()
-    kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16 if kind == "cpu" else torch.float16)
+    return torch.autocast(torch.device(device).type, amp_dtype(device))
 
 
 @contextlib.contextmanager
@@ -78,18 +75,13 @@ def no_tf32() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
-# ------------------------------------------------------------------------------------------ memory
+def peak_allocated(step: Step, device: str) -> float:
+    """MiB of tensors that a call makes, at their peak.
 
-
-def peak_memory(step: Step, device: str) -> float:
-    """MiB that a call takes at its peak beyond what was taken before it.
-
-    On a GPU, of the memory of tensors. On a CPU (Linux), of the resident memory of this process,
-    which should be a new one: see :func:`memory_of`. The first call, which sets up what stays, does
-    not count.
+    On a CPU as torch's profiler sees them: exact and the same in every run, but blind to what
+    libraries allocate themselves. The first call, which sets up what stays, does not count.
     """
     step()
-    gc.collect()
     if device != "cpu":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -97,46 +89,6 @@ def peak_memory(step: Step, device: str) -> float:
         step()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    if hasattr(ctypes.CDLL(None), "malloc_trim"):
-        ctypes.CDLL(None).malloc_trim(0)
-    # Resets the mark of the highest resident size to the present one.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident_peak()
-    step()
-    return _resident_peak() - before
-
-
-def _resident_peak() -> float:
-    """Highest resident size of this process since the mark was reset, in MiB."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found is not None, "/proc/self/status has no VmHWM"
-    return float(found.group(1)) / 1024
-
-
-def memory_of(
-    make_step: Callable[..., Step], arguments: Sequence[Any], args: argparse.Namespace
-) -> float:
-    """Peak memory of ``make_step(*arguments)`` in MiB, on a CPU in a new process."""
-    if args.device != "cpu":
-        return peak_memory(make_step(*arguments), args.device)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, torch.set_num_threads, (args.threads,)) as pool:
-        return pool.submit(_make_and_measure, make_step, arguments).result()
-
-
-def _make_and_measure(make_step: Callable[..., Step], arguments: Sequence[Any]) -> float:
-    return peak_memory(make_step(*arguments), "cpu")
-
-
-def peak_allocated(step: Step, device: str) -> float:
-    """MiB of tensors that a call makes, at their peak; on a CPU as torch's profiler sees them.
-
-    Exact and the same in every run, but blind to what libraries allocate themselves.
-    """
-    step()
-    if device != "cpu":
-        return peak_memory(step, device)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
@@ -155,18 +107,18 @@ def _start(event: Any) -> int:
     return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
 
 
-# --------------------------------------------------------------------------------- shared options
-
-
-def add_common_arguments(parser: Any, repeats: int, several_threads: bool = False) -> None:
+def add_common_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
     """--device, --threads, --repeats, --seconds and --output."""
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    if several_threads:
-        parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    else:
-        parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--repeats", type=int, default=repeats, help="of a line, at most")
     parser.add_argument(
         "--seconds", type=float, default=float("inf"), help="no more repeats of a line after this"
     )
     parser.add_argument("--output", type=Path, help="JSON file for all numbers")
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """A size given as HxW."""
+    height, width = map(int, text.split("x"))
+    return height, width

@@ -5,12 +5,12 @@
 
 A twin is detectron2's own config of RPN, Faster R-CNN or RetinaNet with our config's backbone and
 input. Both get the same random images and boxes and take turns. Weights are random; the location
-bias is set so that a share of the cells passes the filter (--share). Detections start from a score
+bias is set so that 5 % of the cells pass the filter. Detections start from a score
 of 0.05, which random weights do not reach, so that neither side has detections to suppress.
 
 A training step is forward, losses, backward and an update by SGD (with a learning rate of 0). amp
 is autocast: float16 with loss scaling on a GPU, as detectron2 trains, bfloat16 on a CPU. Memory is
-what a step takes at its peak beyond model and input.
+that of all tensors at their peak, beyond model and input.
 """
 
 import argparse
@@ -25,12 +25,11 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from heads import make_boxes, set_share
-from measure import Step, add_common_arguments, autocast, memory_of, peak_memory, take_turns
-from report import Table, describe, headline, number, write_json
+from heads import SHARE, make_boxes, memory_of, set_share
+from measure import PRECISIONS, Step, add_common_arguments, autocast, take_turns
+from report import Report, Row
 from torch import nn
 
-from ga_detectron2 import add_ga_config
 from ga_detectron2.model_zoo import PUBLISHED_MODELS, get_config
 
 TWINS = {
@@ -38,6 +37,7 @@ TWINS = {
     "ga_faster": "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml",
     "ga_retinanet": "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
 }
+MODES = ("inference", "training")
 SAME_KEYS = ("PIXEL_MEAN", "PIXEL_STD", "RESNETS", "DEVICE")
 SCORE_THRESHOLD = 0.05
 # What the last norm of a residual block multiplies by. With 1, random weights double the variance
@@ -51,7 +51,6 @@ def make_configs(name: str, args: argparse.Namespace) -> tuple[CfgNode, CfgNode]
     cfg.merge_from_list(list(args.opts))
     cfg.MODEL.DEVICE = args.device
     twin = model_zoo.get_config(next(v for k, v in TWINS.items() if name.startswith(k)))
-    add_ga_config(twin)
     for key in SAME_KEYS:
         twin.MODEL[key] = cfg.MODEL[key]
     twin.INPUT.FORMAT = cfg.INPUT.FORMAT
@@ -78,15 +77,12 @@ def make_model(cfg: CfgNode) -> nn.Module:
 
 def make_inputs(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
     """Images of noise with boxes, the same for every model."""
-    generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     size = tuple(args.size)
     return [
         {
-            "image": torch.randint(256, (3, *size), generator=generator, dtype=torch.uint8),
+            "image": torch.randint(256, (3, *size), dtype=torch.uint8),
             "instances": make_boxes(size, args.boxes, "cpu"),
-            "height": size[0],
-            "width": size[1],
         }
         for _ in range(batch)
     ]
@@ -95,8 +91,7 @@ def make_inputs(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
 def make_models(name: str, args: argparse.Namespace) -> list[nn.Module]:
     """The twin and ours, of whose cells a share passes the filter."""
     ours, theirs = (make_model(cfg).eval() for cfg in make_configs(name, args))
-    head = ours.head if hasattr(ours, "head") else ours.proposal_generator.rpn_head
-    set_share(ours, head, lambda: ours(make_inputs(args, 1)), args.share)
+    set_share(ours, lambda: ours(make_inputs(args, 1)), SHARE)
     return [theirs, ours]
 
 
@@ -130,29 +125,14 @@ def make_step(
     return train
 
 
-def new_step(
-    name: str, side: int, mode: str, precision: str, batch: int, args: argparse.Namespace
-) -> Step:
-    model = make_models(name, args)[side]
-    return make_step(model, mode, precision, make_inputs(args, batch), args.device)
-
-
-def measure_model(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def measure_model(name: str, args: argparse.Namespace) -> Iterator[Row]:
     """Every line of one config and its twin, as soon as it is measured."""
     models = make_models(name, args)
-    for mode, precision, batch in itertools.product(args.modes, args.precision, args.batch):
+    for mode, precision, batch in itertools.product(MODES, args.precision, args.batch):
         inputs = make_inputs(args, batch)
         steps = [make_step(model, mode, precision, inputs, args.device) for model in models]
         times = take_turns(steps, args.repeats, args.device, limit=args.seconds)
         theirs, ours = (batch / statistics.median(x) for x in times)
-        memory = None
-        if args.memory and args.device != "cpu":
-            memory = [peak_memory(step, args.device) for step in steps]
-        elif args.memory:
-            memory = [
-                memory_of(new_step, (name, side, mode, precision, batch, args), args)
-                for side in (0, 1)
-            ]
         yield {
             "model": name,
             "mode": mode,
@@ -162,28 +142,9 @@ def measure_model(name: str, args: argparse.Namespace) -> Iterator[dict[str, Any
             "detectron2_images_per_s": theirs,
             "ours_images_per_s": ours,
             "ratio": ours / theirs,
-            "memory_mib": memory,
+            **memory_of(steps, args),
             "repeats": len(times[0]),
         }
-
-
-def make_table() -> Table:
-    return Table(
-        *("config", "", "precision", "batch", "detectron2 (images/s)", "ours (images/s)", "ratio"),
-        *("detectron2 (MiB)", "ours (MiB)", "memory ratio"),
-        text_columns=3,
-    )
-
-
-def add_row(table: Table, line: dict[str, Any]) -> None:
-    memory = line["memory_mib"]
-    table.add(
-        *(line[key] for key in ("model", "mode", "precision", "batch")),
-        *(number(line[key]) for key in ("detectron2_images_per_s", "ours_images_per_s")),
-        f"{line['ratio']:.2f}",
-        *([number(memory[0]), number(memory[1])] if memory else ["", ""]),
-        f"{memory[1] / memory[0]:.2f}" if memory and memory[0] else "",
-    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -191,13 +152,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_common_arguments(parser, repeats=5)
     parser.add_argument("--models", nargs="*", default=[], help="parts of names; all without")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
-    modes = ("inference", "training")
-    parser.add_argument("--modes", nargs="+", default=modes, choices=modes)
-    kinds = ("float32", "amp")
-    parser.add_argument("--precision", nargs="+", default=kinds[:1], choices=kinds)
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--boxes", type=int, default=10, help="an image")
-    parser.add_argument("--share", type=float, default=0.05, help="of cells that pass the filter")
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )
@@ -216,16 +173,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not names:
         parser.error(f"no published model has {' or '.join(args.models)} in its name")
     torch.set_num_threads(args.threads)
-
-    machine = describe(args.device, args.threads)
-    note = f"{tuple(args.size)}, {args.boxes} boxes, {args.share:.0%} of the cells pass"
-    print(headline(machine, note, f"at most {args.repeats} repeats, medians") + "\n")
-    table, results = make_table(), []
+    report = Report(args.device, args.output, f"{args.boxes} boxes, {SHARE:.0%} of the cells pass")
     for name in names:
         for line in measure_model(name, args):
-            results.append(line)
-            add_row(table, line)
-            write_json(args.output, machine, results)
+            report.add(line)
 
 
 if __name__ == "__main__":

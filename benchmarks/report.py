@@ -1,4 +1,4 @@
-"""Tables, JSON files, and the machine that numbers belong to."""
+"""Results as Markdown tables and JSON, and the machine that they belong to."""
 
 import datetime
 import json
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+Row = dict[str, Any]
 
-def describe(device: str, threads: int | list[int]) -> dict[str, Any]:
+
+def describe(device: str) -> Row:
     """The machine and the versions that numbers belong to."""
     import detectron2
     import torch
@@ -19,7 +21,7 @@ def describe(device: str, threads: int | list[int]) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name(),
-        "threads": threads,
+        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -37,55 +39,56 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def headline(machine: dict[str, Any], *more: str) -> str:
-    """One line for above a table."""
-    threads = machine["threads"]
-    threads = " and ".join(map(str, threads)) if isinstance(threads, list) else threads
-    first = f"{machine['device']}, {threads} of {machine['cores']} cores"
-    versions = [f"{x} {machine[x]}" for x in ("torch", "torchvision", "detectron2")]
-    return "; ".join([", ".join([first, *versions]), *more])
+class Report:
+    """Results, each printed as a row of a table and written to a file at once."""
+
+    def __init__(self, device: str, path: Path | None, note: str = ""):
+        """Print the machine and a note on the setting; results go to ``path`` if there is one."""
+        self.machine, self.path = describe(device), path
+        self.results: list[Row] = []
+        self.table = Table()
+        print("; ".join([*(f"{k} {v}" for k, v in self.machine.items()), note]))
+
+    def add(self, result: Row) -> None:
+        self.results.append(result)
+        self.table.add(result)
+        if self.path is not None:
+            write_json(self.path, self.machine, self.results)
 
 
 class Table:
-    """A Markdown table, printed row by row while the rest is still measured."""
+    """A Markdown table, printed row by row; another one begins where the columns change."""
 
-    def __init__(self, *columns: str, text_columns: int = 1):
-        """
-        Args:
-            columns: their headings.
-            text_columns: how many of the first ones are not numbers.
-        """
-        rules = ["---"] * text_columns + ["---:"] * (len(columns) - text_columns)
-        self.width = len(columns)
-        self.add(*columns)
-        self.add(*rules)
+    def __init__(self) -> None:
+        self.columns: list[str] = []
 
-    def add(self, *cells: object) -> None:
-        assert len(cells) == self.width, f"{len(cells)} cells in {self.width} columns"
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+    def add(self, row: Row) -> None:
+        """Print a row; nested dictionaries have a column for each of their keys."""
+        cells: Row = {}
+        for key, value in row.items():
+            if isinstance(value, dict):
+                cells.update({f"{key} {k}": v for k, v in value.items()})
+            else:
+                cells[key] = value
+        if list(cells) != self.columns:
+            self.columns = list(cells)
+            print("\n| " + " | ".join(cells) + " |\n|" + " --- |" * len(cells))
+        print("| " + " | ".join(map(text, cells.values())) + " |", flush=True)
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """With this many significant digits; nothing for None."""
+def text(value: object) -> str:
+    """A cell of a table: floats with three significant digits, nothing for None."""
     if value is None:
         return ""
-    if abs(value) >= 10**digits:
-        return f"{value:.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
+    if isinstance(value, list | tuple):
+        return ", ".join(map(text, value))
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return str(value)
 
 
-def write_json(path: Path | None, machine: dict[str, Any], results: Sequence[object]) -> None:
-    """Write all numbers to a file, where one is named; a line for each result."""
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(json.dumps(x) for x in results)
-        path.write_text(
-            f'{{\n"machine": {json.dumps(machine)},\n"results": [\n{lines}\n]\n}}\n'
-        )  # fmt: skip
-
-
-def share_text(share: float | None) -> str:
-    """A share from which on something pays; None for never."""
-    if share is None:
-        return "never"
-    return "always" if share == 0 else f"{100 * share:.3g} %"
+def write_json(path: Path, machine: Row, results: Sequence[Row]) -> None:
+    """Write a JSON file with a line for each result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(x) for x in results)
+    path.write_text(f'{{\n"machine": {json.dumps(machine)},\n"results": [\n{lines}\n]\n}}\n')

@@ -1,12 +1,11 @@
 """All targets of guided anchoring alone: time and memory against the number of boxes.
 
-    python benchmarks/targets.py [--threads 1 2] [--mmdet-python ENV/bin/python]
+    python benchmarks/targets.py
 
 Location: targets and weights of every cell. Shape: the best IoU of nine approximate anchors, the
 assignment, the sample. Box: guided anchors against boxes, the assignment, the sample. Guided
-anchors are squares with random shape outputs. MMDetection's 1.04 s, for 60 boxes on 800x1333 and
-two CPU cores, comes from another machine; with --mmdet-python (an environment made as described in
-benchmarks/mmdetection/README.md) MMDetection assigns the same boxes right after this package.
+anchors are squares with random shape outputs. benchmarks/mmdetection/compare.py lets MMDetection
+assign the same boxes.
 
 Memory is that of all tensors at their peak. The command fails if it exceeds bound_mib, which holds
 for up to 500 boxes an image and images of up to 1333x1333.
@@ -17,13 +16,11 @@ import itertools
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 from heads import make_boxes
-from measure import Step, add_common_arguments, peak_allocated, take_turns
-from report import Table, describe, headline, number, write_json
+from measure import Step, add_common_arguments, peak_allocated, size_of, take_turns
+from report import Report, Row
 
 from ga_detectron2.model_zoo import get_config
 from ga_detectron2.modeling.anchors import cells_inside_images, make_guided_anchors
@@ -31,7 +28,6 @@ from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
 from ga_detectron2.modeling.matching import Matches, MatchRule, match_anchors
 from ga_detectron2.modeling.targets import pad_ground_truth, sample_cells
 
-MMDETECTION_S = 1.04
 # For one image; a GPU compares more boxes with cells at a time.
 BOUND_MIB = {"cpu": 64, "cuda": 192}
 FURTHER_IMAGE_MIB = 24
@@ -89,78 +85,34 @@ def make_steps(size: tuple[int, int], boxes: int, batch: int, device: str) -> di
 
 
 @torch.no_grad()
-def measure_line(
-    size: tuple[int, int], boxes: int, threads: int, args: argparse.Namespace
-) -> dict[str, Any]:
-    torch.set_num_threads(threads)
-    steps = make_steps(size, boxes, args.batch, args.device)
+def measure_line(size: tuple[int, int], boxes: int, batch: int, args: argparse.Namespace) -> Row:
+    steps = make_steps(size, boxes, batch, args.device)
     times = take_turns(list(steps.values()), args.repeats, args.device, limit=args.seconds)
-    line = {
+    return {
         "size": size,
         "boxes": boxes,
-        "threads": threads,
+        "batch": batch,
         "seconds": {k: statistics.median(x) for k, x in zip(steps, times, strict=True)},
         "memory_mib": peak_allocated(steps["all"], args.device),
-        "mmdetection_s": None,
+        "bound_mib": bound_mib(args.device, batch),
         "repeats": len(times[0]),
     }
-    if args.mmdet_python:
-        from mmdetection.peer import time_targets
-
-        peer = time_targets(args.mmdet_python, size, boxes, threads, args)
-        line["mmdetection_s"] = statistics.median(peer)
-    return line
-
-
-def add_row(table: Table, line: dict[str, Any], bound: float) -> None:
-    seconds, peer, memory = line["seconds"], line["mmdetection_s"], line["memory_mib"]
-    table.add(
-        "x".join(map(str, line["size"])),
-        line["boxes"],
-        line["threads"],
-        *(number(1000 * seconds[k]) for k in PARTS),
-        f"{seconds['all'] / MMDETECTION_S:.3f}",
-        number(1000 * peer) if peer else "",
-        f"{seconds['all'] / peer:.3f}" if peer else "",
-        number(memory) + (" (too much)" if memory > bound else ""),
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_common_arguments(parser, repeats=15, several_threads=True)
+    add_common_arguments(parser, repeats=15)
     parser.add_argument("--boxes", type=int, nargs="+", default=[1, 60, 500], help="an image")
     parser.add_argument(
-        "--sizes", nargs="+", default=["800x1333", "1333x1333"], metavar="HxW", help="of images"
-    )
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument(
-        "--mmdet-python", type=Path, help="Python of an environment with MMDetection"
+        "--sizes", type=size_of, nargs="+", default=[(800, 1333), (1333, 1333)], metavar="HxW"
     )
     args = parser.parse_args(argv)
-
-    machine = describe(args.device, args.threads)
-    note = f"{args.batch} image(s), at most {args.repeats} repeats, medians, milliseconds"
-    print(headline(machine, note) + "\n")
-    table = Table(
-        "image",
-        "boxes",
-        "threads",
-        *PARTS,
-        f"share of {MMDETECTION_S} s",
-        "MMDetection",
-        "share of it",
-        "memory (MiB)",
-    )
-    results = []
-    bound = bound_mib(args.device, args.batch)
-    for text, boxes, threads in itertools.product(args.sizes, args.boxes, args.threads):
-        height, width = map(int, text.split("x"))
-        results.append(measure_line((height, width), boxes, threads, args))
-        add_row(table, results[-1], bound)
-        write_json(args.output, machine, results)
-    if any(line["memory_mib"] > bound for line in results):
-        sys.exit(f"More than {bound:g} MiB were taken.")
+    torch.set_num_threads(args.threads)
+    report = Report(args.device, args.output, "medians")
+    for size, boxes in itertools.product(args.sizes, args.boxes):
+        report.add(measure_line(size, boxes, 1, args))
+    if any(line["memory_mib"] > line["bound_mib"] for line in report.results):
+        sys.exit("targets.py: more memory was taken than bound_mib")
 
 
 if __name__ == "__main__":

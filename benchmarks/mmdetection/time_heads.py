@@ -2,7 +2,7 @@
 
     ENV/bin/python benchmarks/mmdetection/time_heads.py inputs.npz CASE --output times.json
 
-``peer.py`` writes ``inputs.npz`` and starts this script, which imports nothing of this project.
+``compare.py`` writes ``inputs.npz`` and starts this script, which imports nothing of this project.
 Heads are built from the configs of the installed mmdet, with random weights; their location bias
 lets the share of the cells pass that the inputs name.
 
@@ -24,14 +24,6 @@ CONFIGS = {
     "rpn": "guided_anchoring/ga-rpn_r50-caffe_fpn_1x_coco.py",
     "retinanet": "guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py",
 }
-CASES = (
-    "rpn-inference",
-    "rpn-training",
-    "rpn-training-proposals",
-    "retinanet-inference",
-    "retinanet-training",
-    "rpn-targets",
-)
 LOC_FILTER = 0.01
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -151,7 +143,7 @@ def targets_step(head, size, metas, truth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("inputs", type=Path)
-    parser.add_argument("case", choices=CASES)
+    parser.add_argument("case", help="such as rpn-training-proposals or rpn-targets")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, required=True)

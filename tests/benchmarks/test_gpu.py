@@ -78,7 +78,7 @@ def test_other_cases_run_after_a_failure(
     assert stop.value.code == 1
     printed = capsys.readouterr().out
     assert "| checks | 1 | 1 | 1 | 0 |" in printed
-    assert "WRONG checks: " in printed
+    assert 'WRONG {"step": "checks", "case": "first"' in printed
 
     with pytest.raises(SystemExit):
         gpu.main([*arguments, "--seconds", "-1"])
@@ -97,6 +97,41 @@ def test_errors_of_known_tensors(benchmark_module) -> None:
     assert checks.unmatched(boxes, scores, boxes[:1], scores[:1]) == pytest.approx(1 / 3)
     assert checks.unmatched(boxes[:0], scores[:0], boxes, scores) == 1
     assert not checks.judge(checks.GOLDEN, losses=0.0, gradients=0.1)["ok"]
+
+
+@pytest.mark.parametrize(("quick", "ap", "ok"), [(True, "NaN", True), (False, "NaN", False),
+                                                 (False, "66.8", True)])  # fmt: skip
+def test_full_training_needs_a_score(
+    benchmark_module,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: bool,
+    ap: str,
+    ok: bool,
+) -> None:
+    gpu = benchmark_module("gpu")
+    logged: list[dict] = []
+
+    def train(_config: str, _output: Path, _args: object, options: list[str]) -> dict:
+        start = len(logged) // 2 * (3 if quick else 300)
+        logged.extend([{"iteration": start, "total_loss": 1.0}, {"bbox/AP": float(ap)}])
+        return {"rows": list(logged)}
+
+    monkeypatch.setattr(gpu, "train", train)
+    args = argparse.Namespace(out=tmp_path, quick=quick, device="cpu")
+    rows = list(gpu.train_and_resume(args))
+    assert [x["ok"] for x in rows] == [ok, ok]
+    assert rows[0]["AP"] == (None if ap == "NaN" else 66.8)
+
+
+def test_missed_goals(benchmark_module) -> None:
+    misses_goal = benchmark_module("gpu_summary").misses_goal
+    row = {"model": "ga_rpn_R_50", "mode": "training", "ratio": 0.96, "memory_ratio": 1.05}
+    assert not misses_goal(row)
+    assert misses_goal({**row, "mode": "inference"})
+    assert misses_goal({**row, "memory_ratio": 1.2})
+    assert not misses_goal({**row, "model": "ga_faster_R_50", "ratio": 0.5})
+    assert not misses_goal({"case": "head", "ratio": 0.5})
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""benchmarks/measure.py: turns, memory of known tensors, tables."""
+"""benchmarks/measure.py and report.py: turns, memory of known tensors, tables."""
 
 import pytest
 import torch
@@ -28,18 +28,22 @@ def test_peak_allocated_is_the_highest_sum_of_tensors(benchmark_module) -> None:
     assert benchmark_module("measure").peak_allocated(step, "cpu") == pytest.approx(6, abs=0.01)
 
 
-def test_peak_memory_is_near_what_a_step_fills(benchmark_module) -> None:
-    def step() -> None:
-        torch.ones(256 * MIB // 4)
-
-    # The kernel counts pages in batches, the larger the more cores there are.
-    assert benchmark_module("measure").peak_memory(step, "cpu") == pytest.approx(256, abs=64)
-
-
-def test_table_and_numbers(benchmark_module, capsys: pytest.CaptureFixture) -> None:
+def test_tables_and_numbers(benchmark_module, capsys: pytest.CaptureFixture) -> None:
     report = benchmark_module("report")
-    table = report.Table("name", "a", "b")
-    table.add("x", report.number(0.012345), report.number(None))
-    assert capsys.readouterr().out == "| name | a | b |\n| --- | ---: | ---: |\n| x | 0.0123 |  |\n"
-    found = [report.number(x) for x in (1.5, 12.0, 123.4, 12345.6, 0.5)]
-    assert found == ["1.50", "12.0", "123", "12346", "0.500"]
+    table = report.Table()
+    table.add({"name": "x", "size": [800, 1333], "ms": {"a": 0.012345, "b": None}})
+    table.add({"name": "y", "size": [1, 2], "ms": {"a": 1.0, "b": 2.0}})
+    table.add({"name": "z"})
+    assert capsys.readouterr().out.splitlines() == [
+        "",
+        "| name | size | ms a | ms b |",
+        "| --- | --- | --- | --- |",
+        "| x | 800, 1333 | 0.0123 |  |",
+        "| y | 1, 2 | 1.00 | 2.00 |",
+        "",
+        "| name |",
+        "| --- |",
+        "| z |",
+    ]
+    found = [report.text(x) for x in (1.5, 12.0, 123.4, 12345.6, 0.5, 12345)]
+    assert found == ["1.50", "12.0", "123", "12346", "0.500", "12345"]
