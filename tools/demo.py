@@ -36,7 +36,6 @@ from ga_detectron2.engine.command_line import (
 from ga_detectron2.engine.output_paths import check_output_file, check_output_folder
 from ga_detectron2.errors import ConfigError, DataError
 from ga_detectron2.visualization import (
-    MAX_OVERLAP,
     anchors_of_image,
     draw_predictions,
     make_panel,
@@ -167,7 +166,7 @@ class Demo:
         if prediction.guided is not None and self.show in ("anchors", "all"):
             anchors = anchors_of_image(prediction.guided, prediction.input_size)
             threshold = self.predictor.location_threshold
-            selected = select_anchors(anchors, threshold, self.args.max_boxes, MAX_OVERLAP)
+            selected = select_anchors(anchors, threshold, self.args.max_boxes)
             boxes = anchors.boxes * np.tile(anchors.scale_to((height, width)), 2)
             columns = {
                 "probability": anchors.probability[selected].tolist(),

@@ -119,7 +119,7 @@ class GuidedAnchorHook(HookBase):
         pictures = {
             "location": draw_location(rgb, anchors, scale=scale),
             "anchors": draw_guided_anchors(rgb, anchors, threshold=threshold, scale=scale),
-            "targets": make_target_panel(rgb, image["instances"].to("cpu"), size, self._settings),
+            "targets": make_target_panel(rgb, image["instances"].to("cpu"), self._settings),
         }
         for name, picture in pictures.items():
             get_event_storage().put_image(

@@ -1,8 +1,12 @@
 """Pictures of what a guided anchoring model has learned.
 
-Images are (H, W, 3) uint8 RGB arrays. A model's outputs for a batch come from
-:func:`ga_detectron2.record_guided_anchors`, or with detections and proposals from
-:class:`ga_detectron2.engine.predictor.GuidedPredictor`.
+A model's outputs for a batch come from :func:`ga_detectron2.record_guided_anchors`, or with
+detections and proposals from :class:`ga_detectron2.engine.predictor.GuidedPredictor`.
+
+Images and pictures are (H, W, 3) uint8 RGB arrays; ``scale`` enlarges a picture. Boxes are (x1, y1,
+x2, y2) in pixels of ``image``; what :func:`.anchors_of_image` returns fits an image of any size.
+``threshold`` is the lowest location probability of the cells that the location filter keeps.
+``metadata`` are detectron2's, for the names of the classes.
 """
 
 try:

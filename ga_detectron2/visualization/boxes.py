@@ -1,12 +1,12 @@
 """Guided anchors, detections, proposals and ground truth, drawn as boxes."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import Instances
+from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.ops import nms
 
@@ -24,24 +24,17 @@ LABELED_PROPOSALS = 10
 def select_anchors(
     anchors: ImageAnchors,
     threshold: float,
-    max_anchors: int | None = None,
-    max_overlap: float = 1.0,
+    max_anchors: int | None = MAX_ANCHORS,
+    max_overlap: float = MAX_OVERLAP,
 ) -> np.ndarray:
     """(k,) int64: cells that pass the location filter, highest location probability first.
 
-    Args:
-        anchors: anchors of the image.
-        threshold: lowest location probability of the cells that are kept
-            (``MODEL.GUIDED_ANCHOR.LOC_FILTER_THRESH``).
-        max_anchors: maximum number; None for all.
-        max_overlap: an anchor is left out if its IoU with a likelier one is higher.
+    An anchor is left out if its IoU with a likelier one is above ``max_overlap``. At most
+    ``max_anchors`` are selected, None for all.
     """
     kept = np.flatnonzero(anchors.probability >= threshold)
-    order = kept[np.argsort(-anchors.probability[kept], kind="stable")]
-    if max_overlap < 1 and len(order):
-        ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
-        order = order[nms(torch.from_numpy(anchors.boxes[order]), ranks, max_overlap).numpy()]
-    return order[:max_anchors]
+    boxes, scores = (torch.from_numpy(x[kept]) for x in (anchors.boxes, anchors.probability))
+    return kept[nms(boxes, scores, max_overlap).numpy()][:max_anchors]
 
 
 def draw_guided_anchors(
@@ -50,86 +43,47 @@ def draw_guided_anchors(
     *,
     threshold: float = 0.01,
     max_anchors: int | None = MAX_ANCHORS,
-    max_overlap: float = MAX_OVERLAP,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Guided anchors of the likeliest cells that pass the location filter, coloured by level.
+    """Guided anchors of the cells of :func:`select_anchors`, coloured by level.
 
     A dot marks the centre of each cell. Neighbouring cells see the same object; anchors that differ
     little are drawn once.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, of any size.
-        anchors: anchors of the image.
-        threshold, max_anchors, max_overlap: see :func:`select_anchors`.
-        scale: enlarges the picture.
     """
     canvas = Canvas(image, scale=scale, line_width=1.2)
     to_canvas = anchors.scale_to(canvas.size)
-    cells = select_anchors(anchors, threshold, max_anchors, max_overlap)
+    cells = select_anchors(anchors, threshold, max_anchors)
     for cell in cells[::-1]:  # the likeliest on top
         box = anchors.boxes[cell] * np.tile(to_canvas, 2)
         canvas.draw_box(box, edge_color=color_of(anchors.level[cell]))
-    canvas.draw_dots(
-        anchors.centers[cells] * to_canvas, [color_of(anchors.level[i]) for i in cells]
-    )
+    canvas.draw_dots(anchors.centers[cells] * to_canvas, anchors.level[cells])
     return canvas.image()
 
 
 def draw_anchor_matches(
-    image: np.ndarray,
-    ground_truth: np.ndarray,
-    anchors: np.ndarray,
-    ious: Sequence[float],
-    levels: Sequence[int],
-    scale: float = 1.0,
+    image: np.ndarray, truth: np.ndarray, anchors: np.ndarray, ious: Tensor, levels: np.ndarray
 ) -> np.ndarray:
-    """Objects as dashed white boxes, each with its best anchor, coloured by level, and their IoU.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        ground_truth, anchors: (k, 4) in pixels of ``image``, in the same order.
-        ious: (k,).
-        levels: (k,), of the anchors.
-        scale: enlarges the picture.
-    """
-    canvas = Canvas(image, scale=scale)
-    for box in ground_truth * scale:
+    """Objects (k, 4), dashed, and their best anchors (k, 4), coloured by level, with the IoU."""
+    canvas = Canvas(image)
+    for box in truth:
         canvas.draw_box(box, edge_color="white", line_style="--")
-    canvas.overlay_instances(
-        boxes=np.asarray(anchors, dtype=np.float32).reshape(-1, 4) * scale,
-        labels=[f"{iou:.2f}" for iou in ious],
-        assigned_colors=[color_of(i) for i in levels],
-    )
+    labels, colors = [f"{iou:.2f}" for iou in ious], [color_of(level) for level in levels]
+    canvas.overlay_instances(boxes=anchors, labels=labels, assigned_colors=colors)
     return canvas.image()
 
 
 def best_predictions(
     predictions: Instances, score_thresh: float = 0.0, max_boxes: int | None = None
 ) -> Instances:
-    """The best detections or proposals of an image, best first, on the CPU, with ``scores``.
+    """At most ``max_boxes`` predictions of an image, best first, on the CPU, with ``scores``.
 
-    Args:
-        predictions: Instances with ``scores`` (detections) or ``objectness_logits`` (proposals,
-            whose score is the sigmoid of these).
-        score_thresh: minimum score.
-        max_boxes: maximum number.
-
-    Raises:
-        ValueError: ``predictions`` are neither detections nor proposals.
+    The score of a proposal is the sigmoid of its ``objectness_logits``.
     """
     predictions = predictions.to("cpu")
-    if predictions.has("scores"):
-        scores = predictions.scores.detach()
-    elif predictions.has("objectness_logits"):
-        scores = predictions.objectness_logits.detach().sigmoid()
-    else:
-        raise ValueError("predictions have neither scores nor objectness_logits")
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[scores[order] >= score_thresh][:max_boxes]
-    chosen = predictions[order]
-    chosen.scores = scores[order]
-    return chosen
+    if not predictions.has("scores"):
+        predictions.scores = predictions.objectness_logits.detach().sigmoid()
+    order = torch.argsort(predictions.scores, descending=True, stable=True)
+    return predictions[order[predictions.scores[order] >= score_thresh][:max_boxes]]
 
 
 def draw_predictions(
@@ -143,12 +97,8 @@ def draw_predictions(
 ) -> np.ndarray:
     """Detections with classes and scores, or proposals, the ten best of them with scores.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        predictions: Instances in pixels of ``image``; masks and keypoints are drawn as well.
-        metadata: detectron2's, for the names of the classes.
-        score_thresh, max_boxes: see :func:`best_predictions`.
-        scale: enlarges the picture.
+    At most the best ``max_boxes`` with a score of at least ``score_thresh`` are drawn, with their
+    masks and keypoints.
     """
     chosen = best_predictions(predictions, score_thresh, max_boxes)
     labels = [f"{score:.0%}" for score in chosen.scores.tolist()]
@@ -159,20 +109,14 @@ def draw_predictions(
         boxes, classes = chosen.proposal_boxes, [0] * len(chosen)
         labels[LABELED_PROPOSALS:] = [""] * (len(labels) - LABELED_PROPOSALS)
     canvas = Canvas(image, metadata, scale)
-    masks = keypoints = None
+    shapes: dict[str, Any] = {"boxes": boxes.tensor.detach().numpy() * scale}
     if chosen.has("pred_masks") and len(chosen):
         enlarged = interpolate(chosen.pred_masks[None].float(), canvas.size)[0]
-        masks = list(enlarged.bool().numpy())
+        shapes["masks"] = list(enlarged.bool().numpy())
     if chosen.has("pred_keypoints"):
-        keypoints = chosen.pred_keypoints.numpy() * np.array([scale, scale, 1])
-    canvas.overlay_instances(
-        boxes=boxes.tensor.detach().numpy() * scale,
-        labels=labels,
-        masks=masks,
-        keypoints=keypoints,
-        assigned_colors=[color_of(c) for c in classes],
-        alpha=0.4,
-    )
+        shapes["keypoints"] = chosen.pred_keypoints.numpy() * np.array([scale, scale, 1])
+    colors = [color_of(c) for c in classes]
+    canvas.overlay_instances(**shapes, labels=labels, assigned_colors=colors, alpha=0.4)
     return canvas.image()
 
 
@@ -189,21 +133,11 @@ def ground_truth_of(record: dict[str, Any], image: np.ndarray) -> Instances:
 def draw_ground_truth(
     image: np.ndarray, ground_truth: Instances, metadata: Any = None, *, scale: float = 1.0
 ) -> np.ndarray:
-    """Boxes and classes of the objects in an image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        ground_truth: ``gt_boxes`` in pixels of ``image``, and ``gt_classes``.
-        metadata: detectron2's, for the names of the classes.
-        scale: enlarges the picture.
-    """
+    """The ``gt_boxes`` and ``gt_classes`` of the objects in an image."""
     canvas = Canvas(image, metadata, scale)
-    classes = ground_truth.gt_classes.tolist()
-    canvas.overlay_instances(
-        boxes=ground_truth.gt_boxes.tensor.cpu().numpy() * scale,
-        labels=[class_name(c, metadata) for c in classes],
-        assigned_colors=[color_of(c) for c in classes],
-    )
+    boxes, classes = ground_truth.gt_boxes.tensor.cpu().numpy(), ground_truth.gt_classes.tolist()
+    labels, colors = [class_name(c, metadata) for c in classes], [color_of(c) for c in classes]
+    canvas.overlay_instances(boxes=boxes * scale, labels=labels, assigned_colors=colors)
     return canvas.image()
 
 

@@ -1,6 +1,5 @@
 """detectron2's Visualizer, with boxes and labels that are legible on any background."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from .style import resize
+from .style import color_of, resize
 
 FONT_SIZES = (11.0, 15.0)
 """In points, for pictures of up to 320 and from 640 pixels; labels have 0.6 to 1 of this size."""
@@ -21,19 +20,12 @@ LABEL_STEPS = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)
 class Canvas(Visualizer):
     """Draws on an image that is enlarged first, so that text and lines keep their size.
 
-    Coordinates are those of the enlarged image.
+    Coordinates are those of the enlarged image. ``line_width`` is that of boxes, in points.
     """
 
     def __init__(
         self, image: np.ndarray, metadata: Any = None, scale: float = 1.0, line_width: float = 1.6
     ):
-        """
-        Args:
-            image: (H, W, 3) uint8 RGB.
-            metadata: detectron2's, for the names of keypoints.
-            scale: from ``image`` to the picture.
-            line_width: of boxes, in points.
-        """
         super().__init__(resize(image, scale), metadata)
         side = max(self.output.width, self.output.height)
         self._default_font_size = float(np.interp(side, (320, 640), FONT_SIZES))
@@ -47,10 +39,11 @@ class Canvas(Visualizer):
         """(height, width) in pixels."""
         return self.output.height, self.output.width
 
-    def draw_dots(self, centers: np.ndarray, colors: Sequence[Any]) -> None:
-        """Dots at points (k, 2)."""
+    def draw_dots(self, centers: np.ndarray, levels: np.ndarray) -> None:
+        """Dots at the centres of cells (k, 2), coloured by level (k,)."""
         style = {"s": 14, "edgecolors": "black", "linewidths": 0.6, "zorder": 4}
-        self.output.ax.scatter(centers[:, 0], centers[:, 1], c=colors or None, **style)
+        colors = [color_of(level) for level in levels]
+        self.output.ax.scatter(*centers.T, c=colors or None, **style)
 
     def draw_box(self, box_coord: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Visualizer, but opaque and with a dark edge."""

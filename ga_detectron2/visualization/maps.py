@@ -41,75 +41,56 @@ class ImageAnchors(NamedTuple):
     strides: tuple[int, ...]
     input_size: tuple[int, int]
 
-    def scale_to(self, picture_size: tuple[int, int]) -> np.ndarray:
+    def scale_to(self, size: tuple[int, int]) -> np.ndarray:
         """(2,) float32, x and y: pixels of a picture (H, W) for each pixel of the input."""
-        return np.divide(picture_size, self.input_size, dtype=np.float32)[::-1]
+        return np.divide(size, self.input_size, dtype=np.float32)[::-1]
 
     def level_maps(self, values: np.ndarray) -> list[np.ndarray]:
         """(R,) as L maps (Hi, Wi)."""
         parts = np.split(values, np.cumsum([h * w for h, w in self.sizes])[:-1])
-        return [x.reshape(size) for x, size in zip(parts, self.sizes, strict=True)]
+        return [x.reshape(shape) for x, shape in zip(parts, self.sizes, strict=True)]
 
-    def enlarge(self, values: np.ndarray, picture_size: tuple[int, int]) -> np.ndarray:
+    def enlarge(self, values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """(R,) as L maps (H, W) of a picture: each pixel has the value of its nearest cell."""
-        pixels_per_input = self.scale_to(picture_size)[::-1]
+        scales = self.scale_to(size)[::-1]
         maps = []
         for level, stride in zip(self.level_maps(values), self.strides, strict=True):
             index = []
-            for pixels, scale, cells in zip(
-                picture_size, pixels_per_input, level.shape, strict=True
-            ):
+            for pixels, scale, cells in zip(size, scales, level.shape, strict=True):
                 # The centre of cell i is at i * stride; that of a pixel half a pixel off its edge.
                 position = (np.arange(pixels) + 0.5) / scale / stride
                 index.append(np.clip(np.floor(position + 0.5).astype(int), 0, cells - 1))
             maps.append(level[np.ix_(*index)])
         return np.stack(maps)
 
-    def location_map(self, picture_size: tuple[int, int], level: int | None = None) -> np.ndarray:
-        """(H, W) location probability at each pixel of a picture.
-
-        Args:
-            picture_size: (H, W).
-            level: index from 0; None for the highest probability of all levels.
-        """
-        maps = self.enlarge(self.probability, picture_size)
+    def location_map(self, size: tuple[int, int], level: int | None = None) -> np.ndarray:
+        """(H, W) location probability of a level, or the highest of all, at each pixel."""
+        maps = self.enlarge(self.probability, size)
         return np.asarray(maps.max(axis=0) if level is None else maps[level])
 
-    def shape_map(
-        self, picture_size: tuple[int, int], threshold: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Width over height of the guided anchor at each pixel of a picture.
+    def shape_map(self, size: tuple[int, int], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Width over height of the guided anchor at each pixel of a picture (H, W).
 
         Of a pixel's nearest cells, one on each level, that of the highest location probability
-        counts.
-
-        Args:
-            picture_size: (H, W).
-            threshold: threshold of the location filter.
-
-        Returns:
-            (H, W) float32 ratios, and (H, W) bool: whether the cell passes the location filter.
+        counts. Returns the ratios (H, W) float32, and (H, W) bool: whether the cell passes the
+        location filter.
         """
         width, height = (self.boxes[:, 2:] - self.boxes[:, :2]).T
-        ratios = self.enlarge(width / height, picture_size)
-        probabilities = self.enlarge(self.probability, picture_size)
-        best = probabilities.argmax(axis=0)[None]
-        return (
-            np.take_along_axis(ratios, best, axis=0)[0],
-            np.take_along_axis(probabilities, best, axis=0)[0] >= threshold,
-        )
+        ratios = self.enlarge(width / height, size)
+        probabilities = self.enlarge(self.probability, size)
+        ratio = np.take_along_axis(ratios, probabilities.argmax(axis=0)[None], axis=0)[0]
+        return ratio, probabilities.max(axis=0) >= threshold
 
 
 def anchors_of_image(
     guided: GuidedAnchors, input_size: tuple[int, int], index: int = 0
 ) -> ImageAnchors:
-    """One image of a batch.
+    """The image at ``index`` of a batch.
 
     Args:
         guided: guided anchors of the batch, see :func:`ga_detectron2.record_guided_anchors`.
-        input_size: (height, width) of this image as the network saw it, *before* padding to the
+        input_size: (height, width) of the image as the network saw it, *before* padding to the
             size of the batch.
-        index: index of the image in the batch.
 
     Raises:
         ValueError: ``input_size`` is larger than the batch.
@@ -140,15 +121,10 @@ def draw_location(
     vmax: float | None = None,
     scale: float = 1.0,
 ) -> np.ndarray:
-    """Location probability in colour over the image in grey.
+    """Location probability of a level, or the highest of all, in colour over the image in grey.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, of any size.
-        anchors: anchors of the image.
-        level: index from 0; None for the highest probability of all levels.
-        vmax: probability at which the colours, which start at 0, end; None for the
-            :func:`probability_limit` of what is shown.
-        scale: enlarges the picture.
+    The colours are those of probabilities from 0 to ``vmax``, or to a round number at or above the
+    highest one that is shown.
     """
     canvas = resize(image, scale)
     probability = anchors.location_map(canvas.shape[:2], level)
@@ -162,12 +138,6 @@ def draw_shape(
     """Aspect ratios of guided anchors in colour over the image in grey: orange tall, purple wide.
 
     Pixels are left grey where no cell passes the location filter.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, of any size.
-        anchors: anchors of the image.
-        threshold: threshold of the location filter.
-        scale: enlarges the picture.
     """
     canvas = resize(image, scale)
     ratio, kept = anchors.shape_map(canvas.shape[:2], threshold)

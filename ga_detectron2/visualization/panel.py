@@ -18,8 +18,8 @@ from .tiles import TILE_SIDE, ColorBar, Tile, make_tiles
 
 SMALL_SIDE = 320
 """Most pixels of the height of a small picture."""
-LEGEND_SIZE = 9
-"""Points of the text below a picture."""
+TITLE_SIZE, OVERVIEW_SIZE, LEGEND_SIZE = 12, 10, 9
+"""Points of the titles in a panel and in an overview, and of the text below a picture."""
 LEGEND_ENTRY = 120
 """Pixels of the width of an entry of a legend."""
 BAR = 12
@@ -31,19 +31,12 @@ CHARACTER = 0.56 * DPI / 72
 
 
 def make_panel(image: np.ndarray, *, title: str = "", **what: Any) -> np.ndarray:
-    """One picture with everything about an image: :func:`make_tiles`, composed.
-
-    Returns:
-        (H', W', 3) uint8 RGB.
-    """
+    """One picture with everything about an image: :func:`make_tiles`, composed."""
     return compose_panel(make_tiles(image, **what), title)
 
 
 def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
     """Tiles in rows, the small ones in a row at the bottom.
-
-    Returns:
-        (H', W', 3) uint8 RGB.
 
     Raises:
         ValueError: there are no tiles.
@@ -51,20 +44,20 @@ def compose_panel(tiles: Sequence[Tile], title: str = "") -> np.ndarray:
     return figure_image(*panel_rows(tiles, title))
 
 
-def panel_rows(tiles: Sequence[Tile], title: str = "", font_size: float = 12) -> list[Figure]:
+def panel_rows(tiles: Sequence[Tile], title: str = "") -> list[Figure]:
     """A figure for each row of :func:`compose_panel`, all of one width."""
-    width = _column_width(tiles, font_size)
+    width = _column_width(tiles, TITLE_SIZE)
     large = [x for x in tiles if not x.small]
     small = [x for x in tiles if x.small]
     limit = (3 if len(large) > 4 else 2) * TILE_SIDE
     columns = max(1, min(len(large or small), int(limit / width)))
     total = columns * (width + 2 * PAD)
     figures = [
-        _row_figure(large[i : i + columns], columns, total, font_size)
+        _row_figure(large[i : i + columns], columns, total, TITLE_SIZE)
         for i in range(0, len(large), columns)
     ]
     if small:
-        figures.append(_row_figure(small, len(small), total, 9, SMALL_SIDE))
+        figures.append(_row_figure(small, len(small), total, LEGEND_SIZE, SMALL_SIDE))
     _set_title(figures[0], title)
     return figures
 
@@ -74,16 +67,10 @@ def make_overview(
 ) -> np.ndarray:
     """A sheet with a row of tiles for each image; small tiles are left out.
 
-    Args:
-        rows: tiles of each image, the same kinds for all.
-        names: names of the images.
-        title: title of the sheet.
-
     Raises:
         ValueError: there are no tiles.
     """
-    font_size = 10
-    width = _column_width([tile for row in rows for tile in row], font_size)
+    width = _column_width([tile for row in rows for tile in row], OVERVIEW_SIZE)
     figures = []
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
         tiles: list[Tile] = []
@@ -94,7 +81,7 @@ def make_overview(
             text = tile.title if tiles else f"{name}\n{tile.title}"
             tiles.append(replace(tile, title=text, color_bar=None, legend=legend))
         total = len(tiles) * (width + 2 * PAD)
-        figures.append(_row_figure(tiles, len(tiles), total, font_size))
+        figures.append(_row_figure(tiles, len(tiles), total, OVERVIEW_SIZE))
     _set_title(figures[0], title)
     return figure_image(*figures)
 
@@ -118,17 +105,10 @@ def _row_figure(
     font_size: float,
     max_height: float = np.inf,
 ) -> Figure:
-    """Tiles side by side.
+    """Tiles side by side, their pictures reduced to at most ``max_height`` pixels.
 
     The figure is higher than they need, so that columns are as wide as in other rows, whatever is
     written above and below the pictures.
-
-    Args:
-        tiles: their pictures have one size.
-        columns: places in the row.
-        total_width: pixels of all columns with the space between them.
-        font_size: points of the titles.
-        max_height: pixels to which the pictures are reduced.
     """
     width = total_width / columns - 2 * PAD
     height, picture_width = tiles[0].image.shape[:2]
@@ -156,18 +136,10 @@ def _wrap(text: str, width: float, font_size: float) -> str:
 
 
 def _draw_legend(entries: Sequence[tuple[Any, str]], axes: Axes, columns: int) -> None:
-    axes.legend(
-        handles=[Line2D([], [], color=color, linewidth=4, label=text) for color, text in entries],
-        loc="upper left",
-        bbox_to_anchor=(0, 0),
-        ncols=columns,
-        frameon=False,
-        fontsize=LEGEND_SIZE,
-        borderpad=0.2,
-        borderaxespad=0.2,
-        handlelength=1,
-        columnspacing=1,
-    )
+    lines = [Line2D([], [], color=color, linewidth=4, label=text) for color, text in entries]
+    space = {"borderpad": 0.2, "borderaxespad": 0.2, "handlelength": 1, "columnspacing": 1}
+    style = {"ncols": columns, "fontsize": LEGEND_SIZE, "frameon": False, **space}
+    axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(0, 0), **style)
 
 
 def _draw_color_bar(bar: ColorBar, axes: Axes, width: float, height: float) -> None:

@@ -5,20 +5,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, pairwise_iou
+from detectron2.structures import Boxes
+from detectron2.structures.boxes import matched_pairwise_iou
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
+from ga_detectron2.data.check.report import number_of
 from ga_detectron2.modeling.anchors import make_squares
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring, GuidedAnchors
 
-from .style import color_of, count, figure_image, line_color, new_figure, tidy_axes
+from .style import COLORS, color_of, figure_image, new_figure, tidy_axes
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 """Besides colours, so that curves can be distinguished in a grey print, too."""
 MAX_POINTS = 5000
 """Objects that are drawn; more would only cover each other."""
+LINE_COLORS = [COLORS[i] for i in (6, 4, 2, 5, 0)]
+"""The darker ones of the palette, for curves on white."""
 RPN_RATIOS = (0.5, 2.0)
 """Height over width of detectron2's RPN anchors, besides squares."""
 
@@ -38,15 +42,12 @@ class RecallCurve(NamedTuple):
 
 
 def plot_recall_curves(curves: Sequence[RecallCurve], title: str = "") -> np.ndarray:
-    """Average recall against the number of proposals per image, for one or more models.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Average recall against the number of proposals per image, for one or more models."""
     figure = new_figure(900, 620)
     axes = figure.subplots()
+    axes.set_prop_cycle(color=LINE_COLORS)
     for i, (name, limits, recall) in enumerate(curves):
-        axes.plot(limits, recall, color=line_color(i), marker=MARKERS[i % len(MARKERS)], label=name)
+        axes.plot(limits, recall, marker=MARKERS[i % len(MARKERS)], label=name)
     axes.set_xscale("log")
     limits = sorted({limit for curve in curves for limit in curve.limits})
     if len(limits) <= 12:
@@ -54,13 +55,11 @@ def plot_recall_curves(curves: Sequence[RecallCurve], title: str = "") -> np.nda
         axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_ylim(0, min(100, 1.1 * max(max(curve.recall) for curve in curves)) or 1)
-    axes.set_xlabel("proposals per image", fontsize=12)
-    axes.set_ylabel("average recall, IoU 0.5 to 0.95 (%)", fontsize=12)
+    tidy_axes(axes, "proposals per image", "average recall, IoU 0.5 to 0.95 (%)")
     axes.set_title(title or "Recall of proposals", fontsize=14, loc="left", parse_math=False)
     legend = axes.legend(fontsize=12, frameon=False, loc="lower right")
     for text in legend.get_texts():
         text.set_parse_math(False)
-    tidy_axes(axes)
     return figure_image(figure)
 
 
@@ -85,40 +84,23 @@ class BoxShapes(NamedTuple):
         return cls(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
-def measure_shapes(
-    guided: GuidedAnchors, boxes: Tensor, settings: GuidedAnchoring, index: int = 0
-) -> BoxShapes:
+def measure_shapes(guided: GuidedAnchors, boxes: Tensor, settings: GuidedAnchoring) -> BoxShapes:
     """The guided anchor of the cell nearest to each object's centre, on the object's level.
 
-    Args:
-        guided: guided anchors of the batch with this image.
-        boxes: (G, 4) objects in pixels of the network's input.
-        settings: the model's settings.
-        index: index of the image in the batch.
+    ``guided`` are those of a batch with a single image; its objects ``boxes`` (G, 4) are in pixels
+    of the network's input.
     """
     boxes = boxes.float().to(guided.anchors.device)
     cells = settings.nearest_cells(guided.grid, boxes)
-    anchors = guided.anchors[index, cells].detach().float()
+    anchors = guided.anchors[0, cells].detach().float()
     squares = make_squares(guided.grid, settings.base_scale)[cells]
-
-    def iou(others: Tensor) -> Tensor:
-        return pairwise_iou(Boxes(others), Boxes(boxes)).diagonal()
-
-    sizes = [x[:, 2:] - x[:, :2] for x in (boxes, anchors, squares)]
-    sizes[2] = sizes[2][:, 0]
-    return BoxShapes(*(x.cpu().numpy() for x in (*sizes, iou(anchors), iou(squares))))
+    truth, guided_sizes, square = (x[:, 2:] - x[:, :2] for x in (boxes, anchors, squares))
+    ious = [matched_pairwise_iou(Boxes(x), Boxes(boxes)) for x in (anchors, squares)]
+    return BoxShapes(*(x.cpu().numpy() for x in (truth, guided_sizes, square[:, 0], *ious)))
 
 
 def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
-    """Width and height of the guided anchor at each object's centre against those of the object.
-
-    Args:
-        shapes: shapes of the objects of a dataset, at least one.
-        title: title of the plot.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
+    """Width and height of the guided anchor at each object's centre against those of the object."""
     figure = new_figure(1200, 680)
     values = np.concatenate([shapes.truth, shapes.guided])
     low, high = values.min() / 1.3, values.max() * 1.3
@@ -129,15 +111,14 @@ def plot_box_shapes(shapes: BoxShapes, title: str = "") -> np.ndarray:
             (shapes.guided[:, i], "o", 0, f"guided (mean IoU {shapes.guided_iou.mean():.2f})"),
         ):
             style: dict[str, Any] = {"s": 16, "marker": marker, "linewidths": 0.8, "alpha": 0.6}
-            axes.scatter(shapes.truth[:, i], values, color=line_color(color), label=label, **style)
+            axes.scatter(shapes.truth[:, i], values, color=LINE_COLORS[color], label=label, **style)
         _scale_by_octaves(axes, low, high)
-        axes.set_xlabel(f"{name} of the object (pixels)", fontsize=12)
-        axes.set_ylabel(f"{name} of the anchor (pixels)", fontsize=12)
+        tidy_axes(axes, f"{name} of the object (pixels)", f"{name} of the anchor (pixels)")
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=12, frameon=False)
     note = (
-        f"{count(len(shapes.truth), 'object')}, each with the anchor of the cell nearest to its "
-        "centre on the level of its size; pixels of the network's input"
+        f"{number_of(len(shapes.truth), 'object')}, each with the anchor of the cell nearest to "
+        "its centre on the level of its size; pixels of the network's input"
     )
     figure.suptitle(f"{title or 'Shapes of guided anchors'}\n{note}", parse_math=False)
     return figure_image(figure)
@@ -147,15 +128,7 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     """Objects of a dataset as points, coloured by the level that training assigns them to.
 
     Squares and crosses are the model's squares and the two other ratios of detectron2's RPN; lines
-    separate the levels.
-
-    Args:
-        boxes: (G, 4) objects in pixels of the network's input, at least one.
-        settings: the model's settings.
-        title: title of the plot.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    separate the levels. ``boxes`` (G, 4) are in pixels of the network's input.
     """
     levels = settings.box_levels(boxes)
     sizes = boxes[:, 2:] - boxes[:, :2]
@@ -168,7 +141,7 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     axes = figure.subplots()
     for i, stride in enumerate(settings.strides):
         width, height = sizes[chosen][levels[chosen] == i].T
-        label = f"stride {stride}: {count(int((levels == i).sum()), 'object')}"
+        label = f"stride {stride}: {number_of(int((levels == i).sum()), 'object')}"
         style: dict[str, Any] = {"s": 12, "alpha": 0.75, "linewidths": 0.3, "edgecolors": "0.25"}
         axes.scatter(width, height, color=color_of(i), label=label, **style)
     # Width times height is constant along the border of two levels: a line in this plot.
@@ -189,13 +162,12 @@ def plot_dataset_shapes(boxes: Tensor, settings: GuidedAnchoring, title: str = "
     label = f"squares ({settings.base_scale:g} strides)"
     axes.scatter(squares, squares, 90, label=label, **hollow, **dark)
     _scale_by_octaves(axes, low, high)
-    axes.set_xlabel("width (pixels of the network's input)", fontsize=12)
-    axes.set_ylabel("height (pixels of the network's input)", fontsize=12)
+    tidy_axes(axes, *(f"{side} (pixels of the network's input)" for side in ("width", "height")))
     figure.legend(loc="outside right center", fontsize=11, frameon=False)
     drawn = f", {MAX_POINTS} drawn" if len(boxes) > MAX_POINTS else ""
     note = (
-        f"{count(len(boxes), 'object')}{drawn}; each belongs to the level whose square is nearest "
-        "to its size"
+        f"{number_of(len(boxes), 'object')}{drawn}; each belongs to the level whose square is "
+        "nearest to its size"
     )
     figure.suptitle(f"{title or 'Shapes of objects'}\n{note}", parse_math=False)
     return figure_image(figure)
@@ -208,4 +180,3 @@ def _scale_by_octaves(axes: Axes, low: float, high: float) -> None:
         axis.set_major_locator(LogLocator(base=2, numticks=16))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_minor_locator(NullLocator())
-    tidy_axes(axes)

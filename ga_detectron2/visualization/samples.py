@@ -24,17 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 class Sample(NamedTuple):
-    """An image of a dataset.
-
-    Attributes:
-        dataset: name of the dataset.
-        name: name of the image file, without folder and extension, numbered if it is not unique.
-        image: (H, W, 3) uint8 RGB.
-        ground_truth: ``gt_boxes`` and ``gt_classes``, no crowds.
-    """
+    """An image (H, W, 3) uint8 RGB of a dataset, with ``gt_boxes`` and ``gt_classes``."""
 
     dataset: str
     name: str
+    """Name of the image file, without folder and extension, numbered if it is not unique."""
     image: np.ndarray
     ground_truth: Instances
 
@@ -63,18 +57,10 @@ def read_samples(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Samp
 def draw_dataset_targets(
     data: CocoFile, input_size: InputSize, settings: GuidedAnchoring, number: int
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Targets of images with objects, spread evenly over a dataset.
+    """Targets of at most ``number`` images with objects, spread evenly over a dataset.
 
-    Images that cannot be decoded are skipped with a warning.
-
-    Args:
-        data: the dataset.
-        input_size: size to which images are resized.
-        settings: the model's settings.
-        number: maximum number of images.
-
-    Yields:
-        a name for the file, without extension, and the picture (H, W, 3) uint8 RGB.
+    Yields a name for the file, without extension, and the picture. Images that cannot be decoded
+    are skipped with a warning.
     """
     objects = take_objects(data, input_size)
     with_objects = objects.image_of.unique()
@@ -87,17 +73,11 @@ def draw_dataset_targets(
         except DataError as error:
             logger.warning(f"Not drawn: {error}")
             continue
-        height, width = input_size.resize(*image.shape[:2])
         chosen = objects.image_of == index
-        boxes = Boxes(objects.boxes[chosen].clone())
-        boxes.scale(image.shape[1] / width, image.shape[0] / height)
-        labels = [
-            classes[data.annotations[i]["category_id"]]
-            for i in objects.annotation_of[chosen].tolist()
-        ]
-        truth = Instances(image.shape[:2], gt_boxes=boxes, gt_classes=torch.tensor(labels))
+        annotations = [data.annotations[i] for i in objects.annotation_of[chosen].tolist()]
+        resized = Instances(input_size.resize(*image.shape[:2]))
+        resized.gt_boxes = Boxes(objects.boxes[chosen])
+        resized.gt_classes = torch.tensor([classes[x["category_id"]] for x in annotations])
         name = os.path.splitext(data.images[index]["file_name"])[0]
-        picture = make_target_panel(
-            image, truth, (height, width), settings, metadata, f"{data.name}: {name}"
-        )
+        picture = make_target_panel(image, resized, settings, metadata, f"{data.name}: {name}")
         yield name.replace("\\", "/").strip("/.").replace("/", "_"), picture

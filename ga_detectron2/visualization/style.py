@@ -28,40 +28,16 @@ def color_of(index: int) -> tuple[float, float, float]:
     return to_rgb(COLORS[index % len(COLORS)])
 
 
-def line_color(index: int) -> tuple[float, float, float]:
-    """Colour of a curve on white: one of the darker ones of the palette."""
-    dark = [COLORS[i] for i in (6, 4, 2, 5, 0)]
-    return to_rgb(dark[index % len(dark)])
-
-
-def count(number: int, noun: str) -> str:
-    """A number with its noun in the singular or plural, such as "1 object" or "2 objects"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def resize(image: np.ndarray, scale: float) -> np.ndarray:
-    """An image (H, W, 3) with both sides multiplied by ``scale``, at least one pixel each.
-
-    Raises:
-        ValueError: the image is not an RGB array of uint8.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(
-            f"an image must be an RGB array (H, W, 3) of uint8, not {image.shape} of {image.dtype}"
-        )
+    """A copy of an image (H, W, 3) uint8 with both sides multiplied by ``scale``."""
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    if (height, width) == image.shape[:2]:
-        return image.copy()
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def new_figure(width: float, height: float) -> Figure:
     """A white figure of about this many pixels, laid out by matplotlib, without pyplot's state."""
-    return Figure(
-        figsize=(width / DPI, height / DPI),
-        dpi=DPI,
-        layout=ConstrainedLayoutEngine(h_pad=PAD / DPI, w_pad=PAD / DPI, wspace=0),
-    )
+    layout = ConstrainedLayoutEngine(h_pad=PAD / DPI, w_pad=PAD / DPI, wspace=0)
+    return Figure((width / DPI, height / DPI), DPI, layout=layout)
 
 
 def figure_image(*figures: Figure) -> np.ndarray:
@@ -80,8 +56,10 @@ def figure_image(*figures: Figure) -> np.ndarray:
     return np.pad(image, ((0, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=255)
 
 
-def tidy_axes(axes: Axes) -> None:
-    """Put a light grid behind the curves, and remove the frame above and to the right."""
+def tidy_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Label the axes, put a light grid behind the curves, and remove the upper and right frame."""
+    axes.set_xlabel(x_label, fontsize=12)
+    axes.set_ylabel(y_label, fontsize=12)
     axes.grid(color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

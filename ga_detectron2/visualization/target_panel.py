@@ -7,6 +7,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ga_detectron2.data.check.report import number_of
 from ga_detectron2.evaluation.anchor_stats import BestAnchors, best_approximate_anchors
 from ga_detectron2.modeling.anchors import cells_inside_images
 from ga_detectron2.modeling.guided_anchoring import GuidedAnchoring
@@ -16,7 +17,7 @@ from .boxes import draw_anchor_matches, draw_ground_truth
 from .canvas import Canvas
 from .maps import PROBABILITY_COLORS, ImageAnchors, anchors_of_image, draw_location, over_grey
 from .panel import compose_panel
-from .style import COLORS, color_of, count
+from .style import COLORS, resize
 from .tiles import TILE_SIDE, Tile, strides_legend
 
 IGNORED = 0.5
@@ -43,12 +44,9 @@ class ImageTargets(NamedTuple):
 def targets_of_image(
     boxes: Tensor, input_size: tuple[int, int], settings: GuidedAnchoring
 ) -> ImageTargets:
-    """The targets that training computes.
+    """The targets that training computes for an image alone in a batch.
 
-    Args:
-        boxes: (G, 4) objects in pixels of the network's input.
-        input_size: (height, width) of the image as the network sees it, alone in a batch.
-        settings: the model's settings.
+    ``boxes`` (G, 4) are in pixels of the network's input, whose ``input_size`` is (height, width).
     """
     sizes = [(-(-input_size[0] // s), -(-input_size[1] // s)) for s in settings.strides]
     grid = settings.cell_grid(sizes, boxes.device)
@@ -66,103 +64,80 @@ def targets_of_image(
     )
 
 
-def draw_shape_targets(
-    image: np.ndarray, boxes: np.ndarray, targets: ImageTargets, scale: float = 1.0
-) -> np.ndarray:
+def draw_shape_targets(image: np.ndarray, boxes: np.ndarray, targets: ImageTargets) -> np.ndarray:
     """Centres of the cells that learn an object's shape, coloured by level, over the objects.
 
-    An object that no cell learns is drawn in vermilion, the others dashed.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        boxes: (G, 4) objects in pixels of ``image``.
-        targets: targets of the image.
-        scale: enlarges the picture.
+    An object (G, 4) that no cell learns is drawn in vermilion, the others dashed.
     """
-    canvas = Canvas(image, scale=scale)
-    for i, box in enumerate(boxes * scale):
+    canvas = Canvas(image)
+    for i, box in enumerate(boxes):
         if i in targets.shape_boxes:
             canvas.draw_box(box, edge_color="white", line_style="--")
         else:
             canvas.draw_box(box, edge_color=WITHOUT_TARGET)
     cells = targets.shape_boxes >= 0
     centers = targets.location.centers[cells] * targets.location.scale_to(canvas.size)
-    canvas.draw_dots(centers, [color_of(i) for i in targets.location.level[cells]])
+    canvas.draw_dots(centers, targets.location.level[cells])
     return canvas.image()
 
 
 def make_target_panel(
     image: np.ndarray,
     objects: Instances,
-    input_size: tuple[int, int],
     settings: GuidedAnchoring,
     metadata: Any = None,
     title: str = "",
-    side: int = TILE_SIDE,
 ) -> np.ndarray:
     """One picture with the objects of an image and all targets.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        objects: ``gt_boxes`` and ``gt_classes``, in pixels of ``image``.
-        input_size: (height, width) as the network sees it.
-        settings: the model's settings.
-        metadata: detectron2's, for the names of classes.
-        title: title of the figure.
-        side: pixels of the longer side of a picture.
-
-    Returns:
-        (H', W', 3) uint8 RGB.
+    ``objects`` are ``gt_boxes`` and ``gt_classes`` of ``image`` as the network sees it, resized to
+    their ``image_size``.
     """
-    scale = side / max(image.shape[:2])
-    to_input = torch.tensor([input_size[1] / image.shape[1], input_size[0] / image.shape[0]] * 2)
-    boxes = objects.gt_boxes.tensor.float()
-    targets = targets_of_image(boxes * to_input, input_size, settings)
-    location, best, strides = targets.location, targets.best, settings.strides
+    picture = resize(image, TILE_SIDE / max(image.shape[:2]))
+    height, width = objects.image_size
+    targets = targets_of_image(objects.gt_boxes.tensor.float(), (height, width), settings)
+    location, best = targets.location, targets.best
+    to_picture = np.tile(location.scale_to(picture.shape[:2]), 2)
+    boxes, anchors = (x.numpy() * to_picture for x in (objects.gt_boxes.tensor, best.anchors))
+    truth = Instances(picture.shape[:2], gt_boxes=Boxes(boxes), gt_classes=objects.gt_classes)
 
     learning = targets.shape_boxes >= 0
     without = len(boxes) - len(np.unique(targets.shape_boxes[learning]))
-    shape_title = f"Shape targets: {count(learning.sum(), 'cell')} to learn an object's shape"
+    region_colors = tuple(
+        (tuple(over_grey(np.array(PROBABILITY_COLORS(value)[:3]))), words)
+        for value, words in ((1.0, "centre"), (IGNORED, "ignored"), (0.0, "outside"))
+    )
+    shape_title = f"Shape targets: {number_of(learning.sum(), 'cell')} to learn an object's shape"
     best_levels = location.level[best.cells.numpy()]
     tiles = [
         Tile(
             "ground_truth",
-            f"{count(len(boxes), 'object')}; the network sees {input_size[1]}×{input_size[0]} px",
-            draw_ground_truth(image, objects, metadata, scale=scale),
+            f"{number_of(len(boxes), 'object')}; the network sees {width}×{height} px",
+            draw_ground_truth(picture, truth, metadata),
         ),
         Tile(
             "location",
             "Location targets, all levels",
-            draw_location(image, location, vmax=1.0, scale=scale),
-            legend=tuple(
-                (tuple(over_grey(np.array(PROBABILITY_COLORS(value)[:3]))), words)
-                for value, words in ((1.0, "centre"), (IGNORED, "ignored"), (0.0, "outside"))
-            ),
+            draw_location(picture, location, vmax=1.0),
+            region_colors,
         ),
         Tile(
             "shape",
-            shape_title + (f"; {count(without, 'object')} without" if without else ""),
-            draw_shape_targets(image, boxes.numpy(), targets, scale),
-            legend=strides_legend(strides, location.level[learning]),
+            shape_title + (f"; {number_of(without, 'object')} without" if without else ""),
+            draw_shape_targets(picture, boxes, targets),
+            strides_legend(location, location.level[learning]),
         ),
         Tile(
             "approximate",
             "Best approximate anchor of each object (dashed), with its IoU",
-            draw_anchor_matches(
-                image,
-                boxes.numpy(),
-                (best.anchors / to_input).numpy(),
-                best.iou.tolist(),
-                best_levels,
-                scale,
-            ),
-            legend=strides_legend(strides, best_levels),
+            draw_anchor_matches(picture, boxes, anchors, best.iou, best_levels),
+            strides_legend(location, best_levels),
         ),
     ]
     for level, values in enumerate(location.level_maps(location.probability)):
-        objects_here = count((targets.levels == level).sum(), "object")
-        centers_here = count((values == 1).sum(), "centre cell")
-        drawn = draw_location(image, location, level=level, vmax=1.0, scale=scale)
-        text = f"stride {strides[level]}: {objects_here}, {centers_here}"
+        objects_here = number_of((targets.levels == level).sum(), "object")
+        centers_here = number_of((values == 1).sum(), "centre cell")
+        drawn = draw_location(picture, location, level=level, vmax=1.0)
+        text = f"stride {location.strides[level]}: {objects_here}, {centers_here}"
         tiles.append(Tile("levels", text, drawn, small=True))
     return compose_panel(tiles, title)

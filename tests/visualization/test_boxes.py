@@ -57,10 +57,11 @@ def test_likeliest_kept_cells_are_selected(guided) -> None:
     anchors = anchors_of_image(guided, (40, 56))
     probability = guided.loc_logits[0].sigmoid()
     threshold = float(probability.sort().values[20])
-    selected = select_anchors(anchors, threshold, 7)
+    selected = select_anchors(anchors, threshold, 7, max_overlap=1)
     assert selected.tolist() == probability.topk(7).indices.tolist()
     # A probability equal to the threshold passes.
-    assert len(select_anchors(anchors, threshold)) == len(probability) - 20
+    every = select_anchors(anchors, threshold, None, max_overlap=1)
+    assert len(every) == len(probability) - 20
 
 
 def test_no_kept_cell_draws_nothing(guided) -> None:
@@ -70,7 +71,7 @@ def test_no_kept_cell_draws_nothing(guided) -> None:
 
 def test_similar_anchors_are_selected_once(guided) -> None:
     anchors = anchors_of_image(guided, (40, 56))
-    cells = select_anchors(anchors, 0.05, max_overlap=0.5)
+    cells = select_anchors(anchors, 0.05, None, max_overlap=0.5)
     overlap = pairwise_iou(*(Boxes(guided.anchors[0][x]) for x in (cells, slice(None))))
     assert (overlap[:, cells].triu(diagonal=1) <= 0.5).all()
     # Whatever is left out fails the filter, or overlaps with a likelier one that is selected.

@@ -42,8 +42,8 @@ def test_cells_that_learn_the_shape(settings) -> None:
     learned = targets.location.centers[targets.shape_boxes == 0]
     assert [64, 48] in learned.tolist()
     assert (targets.shape_boxes != 1).all()  # 4 pixels of the smallest square's 256
-    picture = draw_shape_targets(np.zeros((*SIZE, 3), np.uint8), boxes.numpy(), targets, scale=2)
-    assert picture.shape == (256, 384, 3)
+    black = np.zeros((256, 384, 3), np.uint8)
+    picture = draw_shape_targets(black, 2 * boxes.numpy(), targets)
     center = picture[48 * 2, 64 * 2] / 255
     np.testing.assert_allclose(center, color_of(2), atol=0.02)
     around = picture[196:208, 296:310].reshape(-1, 3) / 255
