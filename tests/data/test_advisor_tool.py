@@ -9,6 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import annotations_to_instances, transform_instance_annotations
+from detectron2.structures import BoxMode
 
 from ga_detectron2.data.check import Findings, describe_shapes, format_shapes, read_coco_file
 from ga_detectron2.data.check.advice import advise
@@ -34,7 +38,7 @@ def tool() -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(PROJECT / "tools" / "check_dataset.py")))
 
 
-def many_objects(tmp_path: Path, sizes: list[tuple[int, int]]) -> Any:
+def many_objects(tmp_path: Path, sizes: list[tuple[float, float]]) -> Any:
     """A dataset of one image of 640 x 480 pixels with an object of each size, spread out."""
     random = np.random.default_rng(0)
     annotations = []
@@ -131,6 +135,17 @@ def test_objects_are_what_training_sees(tmp_path: Path) -> None:
     assert objects.boxes.tolist() == [[160, 100, 180, 120], [0, 0, 180, 120]]
     assert objects.image_sizes.tolist() == [[180, 120]] * 2
     assert (objects.image_of.tolist(), objects.annotation_of.tolist()) == ([0, 1], [0, 2])
+
+
+def test_objects_have_the_mappers_coordinates_to_the_last_bit(tmp_path: Path) -> None:
+    # Cells that tie for an object's best IoU depend on the last bit.
+    data = many_objects(tmp_path, [(9.1 + 0.37 * i, 8.3 + 0.71 * i) for i in range(50)])
+    size = InputSize(400, 999).resize(480, 640)
+    resize = T.TransformList([T.ResizeTransform(480, 640, *size)])
+    objects = [x | {"bbox_mode": BoxMode.XYWH_ABS} for x in data.annotations]
+    mapped = [transform_instance_annotations(x, resize, size) for x in objects]
+    expected = annotations_to_instances(mapped, size).gt_boxes.tensor.float()
+    assert torch.equal(take_objects(data, InputSize(400, 999)).boxes, expected)
 
 
 SETTINGS = GuidedAnchoring(

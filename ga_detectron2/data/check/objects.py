@@ -130,7 +130,7 @@ def take_objects(data: CocoFile, input_size: InputSize) -> Objects:
     chosen = np.flatnonzero((data.boxes[:, 2:] > 0).all(axis=1) & ~data.is_crowd)
     image_of = data.image_of[chosen]
     limits = np.tile(resized[image_of], 2)
-    boxes = data.boxes[chosen]
+    boxes = data.boxes[chosen].astype(np.float32)  # as in BoxMode, to the last bit
     boxes[:, 2:] += boxes[:, :2]
     boxes = (boxes * np.tile(resized / data.image_sizes, 2)[image_of]).clip(0, limits)
     # Same as detectron2's filter_empty_instances.
