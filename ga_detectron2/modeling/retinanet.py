@@ -439,7 +439,12 @@ class GARetinaNet(DenseDetector):
         candidates: list[tuple[Tensor, Tensor, Tensor]],
         image_size: tuple[int, int],
     ) -> Instances:
-        """The best detections of an image, from boxes, scores and classes of each level."""
+        """The best detections of an image after NMS, best first.
+
+        Args:
+            candidates: by level, boxes (k, 4) in pixels, scores (k,) and classes (k,) int64.
+            image_size: (height, width) in pixels; boxes are clipped to it.
+        """
         boxes, scores, classes = (torch.cat(x) for x in zip(*candidates, strict=True))
         finite = boxes.isfinite().all(dim=1)
         pred_boxes = Boxes(boxes[finite])
