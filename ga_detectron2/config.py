@@ -103,6 +103,8 @@ def add_ga_config(cfg: CfgNode) -> None:
     _C.SHAPE_LOSS_BETA = 0.2
 
     # -- Feature adaption (section 3.4) ----------------------------------------------------------
+    # Groups of channels that share the offsets of their taps. 0 holds the offsets at zero: features
+    # are not adapted to shapes.
     _C.DEFORM_GROUPS = 4
 
     # -- Backbones of timm (build_timm_fpn_backbone, build_ga_retinanet_timm_fpn_backbone) ---------

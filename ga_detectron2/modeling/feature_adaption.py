@@ -70,21 +70,26 @@ class FeatureAdaption(nn.Module):
         """
         Args:
             in_channels, out_channels: channels before and after adaption.
-            deform_groups: groups of input channels that share their offsets.
+            deform_groups: groups of input channels that share their offsets. 0 holds all offsets
+                at zero, for an ordinary convolution to compare with.
 
         Raises:
             ValueError: ``deform_groups`` does not divide ``in_channels``.
         """
-        if deform_groups < 1 or in_channels % deform_groups:
+        groups = max(deform_groups, 1)
+        if deform_groups < 0 or in_channels % groups:
             raise ValueError(
                 f"MODEL.GUIDED_ANCHOR.DEFORM_GROUPS {deform_groups} does not divide the head's "
                 f"{in_channels} channels; the published models have 4 groups of 64"
             )
         super().__init__()
-        self.deform_groups = deform_groups
-        self.offset = nn.Conv2d(2, deform_groups * TAPS * 2, 1, bias=False)
+        self.deform_groups = groups
+        self.offset = nn.Conv2d(2, groups * TAPS * 2, 1, bias=False)
         self.conv = nn.Conv2d(in_channels, out_channels, KERNEL_SIZE, padding=1, bias=False)
-        nn.init.normal_(self.offset.weight, std=0.1)
+        if deform_groups:
+            nn.init.normal_(self.offset.weight, std=0.1)
+        else:
+            nn.init.zeros_(self.offset.weight).requires_grad_(False)
         nn.init.normal_(self.conv.weight, std=0.01)
 
     def forward(

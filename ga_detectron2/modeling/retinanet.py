@@ -83,7 +83,8 @@ class GARetinaNetHead(RetinaNetHead):
             conv_dims: channels of the towers' convolutions.
             norm: normalisation in the towers.
             prior_prob: class and location probability at the start of training.
-            deform_groups: groups of channels that share their offsets in feature adaption.
+            deform_groups: groups of channels that share their offsets in feature adaption; 0 holds
+                the offsets at zero.
         """
         super().__init__(
             input_shape=input_shape,

@@ -52,7 +52,8 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         Args:
             in_channels: channels of every level.
             conv_dims: channels of the shared convolutions, see detectron2's StandardRPNHead.
-            deform_groups: groups of channels that share their offsets in feature adaption.
+            deform_groups: groups of channels that share their offsets in feature adaption; 0 holds
+                the offsets at zero.
             prior_prob: location probability at the start of training.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)

@@ -117,6 +117,20 @@ def test_taps_on_and_around_every_edge():
         torch.testing.assert_close(adapt_all(adaption, x, deltas), reference(adaption, x, deltas))
 
 
+def test_no_groups_is_an_ordinary_convolution():
+    adaption = FeatureAdaption(6, 5, 0)
+    nn.init.normal_(adaption.conv.weight, std=0.3)
+    assert not adaption.offset.weight.requires_grad
+    x = torch.randn(2, 6, 4, 7)
+    adapted = adapt_all(adaption, x, torch.randn(2, 2, 4, 7))
+    expected = F.relu(F.conv2d(x, adaption.conv.weight, padding=1))
+    assert torch.allclose(adapted, expected, atol=1e-6)
+    weights = torch.randn_like(adapted)
+    (ours,) = gradients(adapted, weights, adaption.conv.weight)
+    (theirs,) = gradients(expected, weights, adaption.conv.weight)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("value", [1e4, -1e30, math.inf, -math.inf, math.nan])
 def test_offsets_far_outside_give_nothing(value):
     x = torch.randn(2, 8, 4, 5, requires_grad=True)
