@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.checkpoint.reference import NARROW
 
@@ -247,33 +250,123 @@ def test_wrong_arguments_of_the_comparison_fail_at_once(
         assert not output
 
 
-# --------------------------------------------------------------------------------- RPN and GA-RPN
+# --------------------------------------------------------------------------------- Trained models
 
 
-def test_comparison_of_proposals(
+def annotations(boxes: list[list[float]]) -> COCO:
+    """Boxes (x, y, width, height) of one image, of two classes in turn."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "dent"}, {"id": 2, "name": "scratch"}],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": 1,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+                "category_id": 1 + i % 2,
+            }
+            for i, box in enumerate(boxes, 1)
+        ],
+    }
+    coco.createIndex()
+    return coco
+
+
+def found_boxes(truth: COCO, shift: float = 0.0) -> list[dict]:
+    return [
+        {
+            "image_id": 1,
+            "category_id": a["category_id"],
+            "bbox": [a["bbox"][0] + shift * a["bbox"][2], *a["bbox"][1:]],
+            "score": 1 / a["id"],
+        }
+        for a in truth.dataset["annotations"]
+    ]
+
+
+def test_scores_by_class_and_aspect_ratio(benchmark_module) -> None:
+    scores = benchmark_module("scores")
+    truth = annotations([[0, 0, 20, 20], [50, 0, 20, 30], [0, 50, 10, 40], [50, 50, 70, 10]])
+    found = found_boxes(truth)
+    labels = list(scores.ASPECT_RATIOS)
+    for perfect in (scores.score_detections(truth, found), scores.score_proposals(truth, found)):
+        assert list(perfect.values()) == pytest.approx([100.0] * len(perfect))
+    # A square matched nowhere and scored highest harms the precision of squares, of its class.
+    false = {"image_id": 1, "category_id": 2, "bbox": [150, 150, 9, 9], "score": 1.0}
+    harmed = scores.score_detections(truth, [false, *found])
+    assert harmed["AP dent"] == pytest.approx(100)
+    assert harmed["AP scratch"] < 99
+    assert [harmed[f"AP {x}"] < 99 for x in labels] == [True, False, False, False]
+    # Without the box of 7:1.
+    missed = scores.score_detections(truth, found[:3])
+    assert [missed[f"AP {x}"] for x in labels] == pytest.approx([100, 100, 100, 0])
+    assert scores.score_proposals(truth, found[:3])["AR@100 6:1+"] == 0
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.2, 0.3])
+def test_scores_are_those_of_pycocotools(benchmark_module, shift: float) -> None:
+    scores = benchmark_module("scores")
+    truth = annotations([[0, 0, 20, 20], [50, 0, 20, 30], [0, 50, 10, 40], [50, 50, 70, 10]])
+    evaluation = COCOeval(truth, truth.loadRes(found_boxes(truth, shift)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = scores.score_detections(truth, found_boxes(truth, shift))
+    assert [ours["AP"], ours["AP50"], ours["AP75"]] == pytest.approx(100 * evaluation.stats[:3])
+
+
+def test_comparison_of_models(
     benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    script = benchmark_module("compare_proposals")
+    script = benchmark_module("compare")
+    commands: list[list[str]] = []
 
-    def train_and_score(config: str, output: Path, seed: int) -> dict[str, float]:
-        recall = 10.0 * seed + (5 if config.startswith("ga_") else 0)
-        return {"minutes": 2.0, **{f"proposal_recall/{m}": recall for m in script.METRICS}}
+    def train_net(arguments: list[str], log: Path) -> None:
+        """Finds every object, or with seed 2 none but one."""
+        commands.append(arguments)
+        folder = Path(arguments[arguments.index("OUTPUT_DIR") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        if "--eval-only" not in arguments:
+            (folder / "model_final.pth").touch()
+            return
+        truth = script.ground_truth("ga_shapes_val", [])
+        found = [
+            {k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+            for a in truth.dataset["annotations"]
+        ]
+        seed = arguments[arguments.index("SEED") + 1]
+        (folder / "inference").mkdir()
+        (folder / "inference" / "coco_instances_results.json").write_text(
+            json.dumps(found if seed == "1" else found[:1])
+        )
 
-    monkeypatch.setattr(script, "train_and_score", train_and_score)
-    script.main(["--seeds", "1", "2", "--jobs", "1", "--output", str(tmp_path / "out")])
-    assert f"| GA-RPN |{' 20.0 ± 7.1 |' * 5} 2.0 ± 0.0 |" in capsys.readouterr().out
+    monkeypatch.setattr(script, "train_net", train_net)
+    options = ["--seeds", "1", "2", "--output", str(tmp_path), "--json", str(tmp_path / "x.json")]
+    script.main(["GA=a.yaml MODEL.WEIGHTS ''", *options])
+    assert re.search(r"\| GA \| 5\d\.\d ± 7\d\.\d \|", capsys.readouterr().out)
+    assert [c[-2:] for c in commands if "--eval-only" not in c] == [
+        ["OUTPUT_DIR", str(tmp_path / "GA" / f"seed{seed}")] for seed in (1, 2)
+    ]
+    assert [r["seed"] for r in json.loads((tmp_path / "x.json").read_text())["results"]] == [1, 2]
+    # Nothing is trained or inferred again.
+    del commands[:]
+    script.main(["GA=a.yaml", *options])
+    assert not commands
 
 
 def test_failed_training_names_its_log(
     benchmark_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = benchmark_module("compare_proposals")
+    script = benchmark_module("compare")
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(RuntimeError, match=r"ga_rpn_R_18 failed: see .*console\.txt"):
-        script.train_and_score("ga_rpn_R_18", tmp_path, 1)
-    command = (tmp_path / "console.txt").read_text().split()
+    with pytest.raises(RuntimeError, match=r"failed: see .*training\.txt"):
+        script.train_and_infer(tmp_path / "model", ["SEED", "1"], "ga_shapes_val")
+    command = (tmp_path / "model" / "training.txt").read_text().split()
     assert command[0].endswith("tools/train_net.py")
-    assert command[-2:] == ["SEED", "1"]
+    assert command[1:3] == ["SEED", "1"]

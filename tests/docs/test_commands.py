@@ -124,7 +124,7 @@ def test_commands_parse(
         "python tools/train_net.py --config-file configs/absent.yaml",
         "for x in 1 2; do python tools/diagnose.py; done",
         "python tools/train_net.py --config-file configs/small/ga_rpn_R_18.yaml MODEL.ABSENT 1",
-        "python benchmarks/compare_proposals.py --seed-list 1",
+        "python benchmarks/compare.py --seed-list 1",
         "python tools/absent.py",
         "nvidia-smi",
         "python tools/train_net.py --config-file 'configs/small/ga_rpn_R_18.yaml",
