@@ -101,12 +101,16 @@ def train_and_infer(folder: Path, options: Sequence[str], test: str) -> Path:
 
 
 def score(truth: COCO, results: Path) -> Scores:
-    """Scores of the files of a COCOEvaluator, of proposals or detections."""
+    """Scores of the files of a COCOEvaluator, and ``ms``, detectron2's mean time per image."""
     proposals = results / "box_proposals.pkl"
     if proposals.is_file():
-        return score_proposals(truth, read_proposals(proposals))
-    detections = results / "coco_instances_results.json"
-    return score_detections(truth, json.loads(detections.read_text()))
+        scores = score_proposals(truth, read_proposals(proposals))
+    else:
+        detections = results / "coco_instances_results.json"
+        scores = score_detections(truth, json.loads(detections.read_text()))
+    log = (results.parent / "log.txt").read_text()
+    seconds = re.findall(r"Total inference pure compute time: .*\((\S+) s / iter", log)[-1]
+    return {**scores, "ms": 1000 * float(seconds)}
 
 
 def train_net(arguments: Sequence[str], log: Path) -> None:

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 Scores = dict[str, float]
 # Longer side to shorter side of an object, from the first number to below the second.
 ASPECT_RATIOS = {"1:1+": (1, 1.5), "1.5:1+": (1.5, 3), "3:1+": (3, 6), "6:1+": (6, 1e5)}
-LIMITS = (10, 100, 1000)
+LIMITS = (1, 3, 10, 30, 100, 300, 1000)
 
 
 def score_detections(truth: COCO, detections: Sequence[dict[str, Any]]) -> Scores:
