@@ -106,6 +106,9 @@ def add_ga_config(cfg: CfgNode) -> None:
     # Groups of channels that share the offsets of their taps. 0 holds the offsets at zero: features
     # are not adapted to shapes.
     _C.DEFORM_GROUPS = 4
+    # Standard deviation of the convolution's initial weights. Heads with fewer than 256 channels
+    # learn faster from larger ones: sqrt(2 / (9 * channels)), 0.06 for 64 channels.
+    _C.ADAPTION_INIT_STD = 0.01
 
     # -- Backbones of timm (build_timm_fpn_backbone, build_ga_retinanet_timm_fpn_backbone) ---------
     cfg.MODEL.TIMM = CfgNode()

@@ -66,16 +66,25 @@ def to_rows(feature_map: Tensor) -> FeatureRows:
 class FeatureAdaption(nn.Module):
     """3x3 deformable convolution with offsets from the shape outputs, then ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, deform_groups: int):
+    def __init__(
+        self, in_channels: int, out_channels: int, deform_groups: int, init_std: float = 0.01
+    ):
         """
         Args:
             in_channels, out_channels: channels before and after adaption.
             deform_groups: groups of input channels that share their offsets. 0 holds all offsets
                 at zero, for an ordinary convolution to compare with.
+            init_std: standard deviation of the convolution's initial weights.
 
         Raises:
-            ValueError: ``deform_groups`` does not divide ``in_channels``.
+            ValueError: ``deform_groups`` does not divide ``in_channels``, or ``init_std`` is not
+                positive.
         """
+        if not init_std > 0:
+            raise ValueError(
+                f"MODEL.GUIDED_ANCHOR.ADAPTION_INIT_STD {init_std} must be positive, such as the "
+                "published 0.01"
+            )
         groups = max(deform_groups, 1)
         if deform_groups < 0 or in_channels % groups:
             raise ValueError(
@@ -90,7 +99,7 @@ class FeatureAdaption(nn.Module):
             nn.init.normal_(self.offset.weight, std=0.1)
         else:
             nn.init.zeros_(self.offset.weight).requires_grad_(False)
-        nn.init.normal_(self.conv.weight, std=0.01)
+        nn.init.normal_(self.conv.weight, std=init_std)
 
     def forward(
         self,

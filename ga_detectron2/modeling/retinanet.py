@@ -75,6 +75,7 @@ class GARetinaNetHead(RetinaNetHead):
         norm: str = "",
         prior_prob: float = 0.01,
         deform_groups: int = 4,
+        adaption_init_std: float = 0.01,
     ):
         """
         Args:
@@ -85,6 +86,7 @@ class GARetinaNetHead(RetinaNetHead):
             prior_prob: class and location probability at the start of training.
             deform_groups: groups of channels that share their offsets in feature adaption; 0 holds
                 the offsets at zero.
+            adaption_init_std: standard deviation of feature adaption's initial weights.
         """
         super().__init__(
             input_shape=input_shape,
@@ -98,8 +100,12 @@ class GARetinaNetHead(RetinaNetHead):
         self.anchor_loc = nn.Conv2d(channels, 1, kernel_size=1)
         self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
         init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
-        self.feature_adaption_cls = FeatureAdaption(channels, channels, deform_groups)
-        self.feature_adaption_bbox = FeatureAdaption(channels, channels, deform_groups)
+        self.feature_adaption_cls = FeatureAdaption(
+            channels, channels, deform_groups, adaption_init_std
+        )
+        self.feature_adaption_bbox = FeatureAdaption(
+            channels, channels, deform_groups, adaption_init_std
+        )
         # Rows are then views of the towers' outputs.
         self.to(memory_format=torch.channels_last)
 
@@ -112,6 +118,7 @@ class GARetinaNetHead(RetinaNetHead):
             "norm": cfg.MODEL.RETINANET.NORM,
             "prior_prob": cfg.MODEL.RETINANET.PRIOR_PROB,
             "deform_groups": guided_anchor_node(cfg).DEFORM_GROUPS,
+            "adaption_init_std": guided_anchor_node(cfg).ADAPTION_INIT_STD,
         }
 
     def forward(self, features: list[Tensor]) -> HeadOutput:

@@ -46,6 +46,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         in_channels: int,
         conv_dims: Sequence[int] = (-1,),
         deform_groups: int = 4,
+        adaption_init_std: float = 0.01,
         prior_prob: float = 0.01,
     ):
         """
@@ -54,6 +55,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
             conv_dims: channels of the shared convolutions, see detectron2's StandardRPNHead.
             deform_groups: groups of channels that share their offsets in feature adaption; 0 holds
                 the offsets at zero.
+            adaption_init_std: standard deviation of feature adaption's initial weights.
             prior_prob: location probability at the start of training.
         """
         super().__init__(in_channels=in_channels, num_anchors=1, conv_dims=conv_dims)
@@ -61,7 +63,9 @@ class GuidedAnchorRPNHead(StandardRPNHead):
         self.anchor_loc = nn.Conv2d(channels, 1, kernel_size=1)
         self.anchor_shape = nn.Conv2d(channels, 2, kernel_size=1)
         init_branches(self.anchor_loc, self.anchor_shape, prior_prob)
-        self.feature_adaption = FeatureAdaption(channels, channels, deform_groups)
+        self.feature_adaption = FeatureAdaption(
+            channels, channels, deform_groups, adaption_init_std
+        )
         # Rows are then views of the convolution's output.
         self.conv.to(memory_format=torch.channels_last)
 
@@ -71,6 +75,7 @@ class GuidedAnchorRPNHead(StandardRPNHead):
             "in_channels": input_shape[0].channels,
             "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
             "deform_groups": guided_anchor_node(cfg).DEFORM_GROUPS,
+            "adaption_init_std": guided_anchor_node(cfg).ADAPTION_INIT_STD,
         }
 
     def forward(self, features: list[Tensor]) -> tuple[list[FeatureRows], Tensor, Tensor]:

@@ -58,6 +58,8 @@ def test_initial_values():
     assert adaption.offset.weight.shape == (4 * 18, 2, 1, 1)
     assert adaption.offset.weight.std().item() == pytest.approx(0.1, rel=0.3)
     assert adaption.conv.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    wide = FeatureAdaption(256, 256, 4, init_std=0.03)
+    assert wide.conv.weight.std().item() == pytest.approx(0.03, rel=0.01)
     assert adaption.offset.bias is None
     assert adaption.conv.bias is None
 

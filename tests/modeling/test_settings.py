@@ -60,6 +60,7 @@ def load(config_file: str, values: dict) -> CfgNode:
         (RPN, GA + "POSITIVE_FRACTION", 1.01),
         (RPN, GA + "BATCH_SIZE_PER_IMAGE", 0),
         (RPN, GA + "DEFORM_GROUPS", 3),
+        (RETINANET, GA + "ADAPTION_INIT_STD", 0.0),
         (RPN, "MODEL.RPN.BBOX_REG_LOSS_TYPE", "huber"),
         (RETINANET, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "huber"),
     ],
@@ -71,6 +72,17 @@ def test_impossible_value_is_refused_by_its_key(config_file, key, value):
     assert key.split(".")[-1] in message
     if key not in ("MODEL.RPN.IN_FEATURES", "MODEL.RETINANET.IN_FEATURES"):
         assert key in message
+
+
+@pytest.mark.parametrize("config_file", [RPN, RETINANET])
+def test_adaption_settings_reach_the_layers(config_file):
+    keys = {GA + "ADAPTION_INIT_STD": 1.0, GA + "DEFORM_GROUPS": 0}
+    model = build_model(load(config_file, keys))
+    layers = [m for m in model.modules() if isinstance(m, FeatureAdaption)]
+    assert layers
+    for layer in layers:
+        assert layer.conv.weight.std().item() == pytest.approx(1, rel=0.3)
+        assert not layer.offset.weight.any()
 
 
 def test_lazy_configs_and_plain_python_share_the_checks():
