@@ -13,8 +13,10 @@ SITES = {
     "arxiv.org",
     "cocodataset.org",
     "docs.astral.sh",
+    "doi.org",
     "download.openmmlab.com",
     "github.com",
+    "ieee-dataport.org",
     "host",  # stands for the reader's own
     "mirror.example.org",
     "semver.org",

@@ -13,7 +13,11 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 
 from tests.docs.pages import PROJECT, code_blocks, pages
 
-NOT_RUN = {"docs/export.md": "needs an exported model", "docs/tutorial.ipynb": "run as a notebook"}
+NOT_RUN = {
+    "docs/export.md": "needs an exported model",
+    "docs/steel_defects.md": "run by tests/recipes/test_steel_defects.py",
+    "docs/tutorial.ipynb": "run as a notebook",
+}
 PAGES = [
     name
     for page in pages()

@@ -24,15 +24,12 @@ __all__ = ["Advice", "Trial", "advise", "try_settings"]
 
 BASE_SCALES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 INPUT_FACTORS = (0.5, 0.75, 1.5, 2.0)
-WIDE_RATIOS = ((0.25, 0.5, 1.0, 2.0, 4.0), (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0))
 
 MARGIN = 0.01
 """The present setting is kept unless another is better by this score or share."""
 WORTH, COST = 0.04, 0.01
 """Score that a larger input must add for each doubling of the work, and that a smaller one may
 lose for each halving."""
-RATIO_COST = 0.02
-"""Share of well covered objects that each further aspect ratio must add."""
 MAX_OBJECTS = 100_000
 """Number of objects above which a sample is used."""
 
@@ -43,7 +40,6 @@ class Trial:
 
     Attributes:
         without_target: not covered well enough by any approximate anchor to get a shape target.
-        positive: covered so well that every such cell learns the shape.
         ideal: mean IoU of the ideal guided anchor.
         score: the same, 0 where there is no shape target.
     """
@@ -51,9 +47,7 @@ class Trial:
     shorter_side: int
     strides: tuple[int, ...]
     base_scale: float
-    aspect_ratios: tuple[float, ...]
     without_target: float
-    positive: float
     ideal: float
     score: float
 
@@ -64,8 +58,9 @@ class Advice:
 
     Attributes:
         base_scales: trials of base scales, rising, with all else as it is.
-        best: for ``base_scale``, ``strides``, ``input`` and ``aspect_ratios`` the recommended
-            trial; strides and input are tried at all base scales.
+        best: for ``base_scale``, ``strides`` and ``input`` the recommended trial; strides and input
+            are tried at all base scales. Aspect ratios are left alone: more of them did not help in
+            training (docs/steel_defects.md).
         sentences: one on each of these, that the present setting suits or what to set.
     """
 
@@ -80,7 +75,7 @@ def advise(
     settings: GuidedAnchoring,
     progress: Callable[[list[Any]], Iterable[Any]] = iter,
 ) -> Advice:
-    """Try other base scales, strides, input sizes and aspect ratios, one after the other.
+    """Try other base scales, strides and input sizes, one after the other.
 
     Args:
         data: dataset with at least one object.
@@ -97,9 +92,6 @@ def advise(
         objects = _sample(take_objects(data, size))
         candidates = [with_changes(settings, strides=s, base_scale=b) for b in scales]
         groups.append([try_settings(objects, size, x) for x in candidates])
-    objects = _sample(take_objects(data, input_size))
-    candidates = [with_changes(settings, aspect_ratios=r) for r in WIDE_RATIOS]
-    ratios = [try_settings(objects, input_size, x) for x in candidates]
 
     current = groups[0][0]
     others = [max(group, key=lambda x: x.score) for group in groups[1:]]
@@ -113,11 +105,8 @@ def advise(
             lambda x: x.score - _price(x, current),
             margin=0,
         ),
-        "aspect_ratios": _recommend(
-            current, ratios, lambda x: x.positive - RATIO_COST * len(x.aspect_ratios)
-        ),
     }
-    present = {**dict.fromkeys(best, scale), "base_scale": current, "aspect_ratios": current}
+    present = {**dict.fromkeys(best, scale), "base_scale": current}
     sentences = [_sentence(key, present[key], trial) for key, trial in best.items()]
     return Advice(sorted(groups[0], key=lambda x: x.base_scale), best, sentences)
 
@@ -125,16 +114,12 @@ def advise(
 def try_settings(objects: Objects, input_size: InputSize, settings: GuidedAnchoring) -> Trial:
     """How settings suit objects at an input size."""
     found = fit(objects, settings)
-    rule = settings.shape_rule
-    learned = found.approximate >= rule.min_positive_iou
-    positive_iou = rule.thresholds[rule.labels.index(1) - 1]
-    positive = found.approximate >= positive_iou
-    shares = (~learned, positive, found.ideal, found.ideal * learned)
+    learned = found.approximate >= settings.shape_rule.min_positive_iou
+    shares = (~learned, found.ideal, found.ideal * learned)
     return Trial(
         input_size.shorter,
         tuple(settings.strides),
         settings.base_scale,
-        tuple(settings.aspect_ratios),
         *(share.double().mean().item() for share in shares),
     )
 
@@ -167,13 +152,12 @@ def _price(trial: Trial, present: Trial) -> float:
 
 def _sentence(key: str, present: Trial, best: Trial) -> str:
     setting, number = _in_words(key, present)
-    what = "objects learned by every cell nearby" if key == "aspect_ratios" else "score"
     if best == present:
-        return f"Keep {setting}: {what} {number}."
+        return f"Keep {setting}: score {number}."
     better, more = _in_words(key, best)
     if key == "input":
         better += f", {(best.shorter_side / present.shorter_side) ** 2:.2g} times the work"
-    return f"Set {better}: {what} {more} instead of {number}."
+    return f"Set {better}: score {more} instead of {number}."
 
 
 def _in_words(key: str, trial: Trial) -> tuple[str, str]:
@@ -185,8 +169,5 @@ def _in_words(key: str, trial: Trial) -> tuple[str, str]:
         levels = {4: " (p2 to p6, as in GA-RPN)", 8: " (p3 to p7, as in GA-RetinaNet)"}
         first, last = trial.strides[0], trial.strides[-1]
         return f"strides {first} to {last}{levels.get(first, '')} with {scale}", score
-    if key == "input":
-        size = trial.shorter_side or "as it is"
-        return f"INPUT.MIN_SIZE_TRAIN {size}, other sizes in proportion, with {scale}", score
-    ratios = ", ".join(f"{x:g}" for x in trial.aspect_ratios)
-    return f'MODEL.GUIDED_ANCHOR.ASPECT_RATIOS "[{ratios}]"', f"{100 * trial.positive:.1f} %"
+    size = trial.shorter_side or "as it is"
+    return f"INPUT.MIN_SIZE_TRAIN {size}, other sizes in proportion, with {scale}", score
