@@ -117,11 +117,11 @@ class GATrainer(ResumableTraining, DefaultTrainer):
             ConfigError: in place of any other exception.
         """
         with config_errors_of("the model"):
-            model: torch.nn.Module = super().build_model(cfg)
+            model: Any = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             # Depthwise convolutions train a third faster in it, others as fast.
             model.to(memory_format=torch.channels_last)
-        return model
+        return cast(torch.nn.Module, model)
 
     @classmethod
     def build_evaluator(
