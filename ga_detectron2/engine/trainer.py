@@ -111,17 +111,11 @@ class GATrainer(ResumableTraining, DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """Build a model as :meth:`DefaultTrainer.build_model` does.
 
-        On a CPU its weights are in channels-last memory format.
-
         Raises:
             ConfigError: in place of any other exception.
         """
         with config_errors_of("the model"):
-            model: Any = super().build_model(cfg)
-        if cfg.MODEL.DEVICE == "cpu":
-            # Depthwise convolutions train a third faster in it, others as fast.
-            model.to(memory_format=torch.channels_last)
-        return cast(torch.nn.Module, model)
+            return super().build_model(cfg)
 
     @classmethod
     def build_evaluator(

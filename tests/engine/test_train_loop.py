@@ -1,13 +1,11 @@
-"""Models are built in channels-last format; a loss that is not finite ends the run, named."""
+"""A loss that is not finite ends the run, and is named."""
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from ga_detectron2.engine import GATrainer
 from ga_detectron2.engine.train_loop import GASimpleTrainer
 
 
@@ -61,10 +59,3 @@ def test_opposite_infinities_do_not_hide_in_their_sum() -> None:
     trainer, _ = train([{"loss_a": math.inf, "loss_b": -math.inf}])
     with pytest.raises(FloatingPointError, match=r"loss_a is inf, loss_b is -inf"):
         trainer.train(0, 1)
-
-
-def test_model_on_a_cpu_is_in_channels_last_format(config: Callable) -> None:
-    model = GATrainer.build_model(config("ga_faster_R_50"))
-    kernels = [p for p in model.parameters() if p.dim() == 4]
-    assert kernels
-    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
