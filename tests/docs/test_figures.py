@@ -1,13 +1,15 @@
-"""The figures of docs/concepts.md: they can be drawn, and show what the paper says."""
+"""The figures of the pages: they can be drawn, and show what the paper says or was measured."""
 
+import json
 import runpy
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +60,26 @@ def test_taps_are_moved_by_their_offsets(figures: dict) -> None:
     expected = torch.zeros(4, 9, 2)
     expected[2, 5] = torch.tensor([0.0, 0.5])
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_case_study_shows_its_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plots can be drawn, and the tables of the page and README hold the same numbers."""
+    path = tmp_path / "plots.webp"
+    monkeypatch.setattr(sys, "argv", ["steel_defects.py", str(path)])
+    script = runpy.run_path(str(DOCS / "figures" / "steel_defects.py"))
+    script["main"]()
+    assert path.stat().st_size > 10_000
+    results = json.loads(script["RESULTS"].read_text())["results"]
+    pages = [(DOCS / "steel_defects.md").read_text(), (PROJECT / "README.md").read_text()]
+    for model, keys in {
+        "GA-RPN": ("AR@10", "AR@100", "AR@1000"),
+        "RPN, 3 anchors": ("AR@10", "AR@100", "AR@1000"),
+        "RPN, 9 anchors": ("AR@10", "AR@100", "AR@1000"),
+        "GA-Faster R-CNN": ("AP", "AP50", "AP75"),
+        "Faster R-CNN": ("AP50", "AP75"),
+    }.items():
+        for key in keys:
+            values = [r[key] for r in results if r["model"] == model]
+            shown = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+            for page in pages:
+                assert shown in page.replace("**", ""), (model, key, shown)
