@@ -16,6 +16,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .weighted_sums import weighted_sums
+
 KERNEL_SIZE = 3
 TAPS = KERNEL_SIZE * KERNEL_SIZE
 # More than a map has rows or columns; float32 holds such positions with their fractions.
@@ -227,8 +229,7 @@ def _gather_moved_taps(
 ) -> Tensor:
     """Bilinear values at the nine moved taps of some cells; zero outside the map.
 
-    One tap of one group is a weighted sum of four pieces of C / groups channels;
-    ``embedding_bag`` computes all of them in one pass.
+    One tap of one group is a weighted sum of four pieces of C / groups channels.
 
     Args:
         rows, first, size, cells: as in :meth:`FeatureAdaption.gather_taps_of_maps`.
@@ -245,9 +246,6 @@ def _gather_moved_taps(
     x, x_weight = _between(column + _tap_steps(offsets, repeat=False) + offsets[..., 1], width)
     # The table's rows are the pieces of one group at one position, groups within positions.
     table = rows.reshape(-1, rows.shape[-1] // groups)
-    if offsets.requires_grad and not table.requires_grad:
-        # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
-        table = table.detach().requires_grad_()
     group = torch.arange(groups, device=cells.device, dtype=torch.int32)[:, None]
     y = [(first.int()[:, None, None] + i * width) * groups for i in y]
     x = [i * groups + group for i in x]
@@ -255,12 +253,7 @@ def _gather_moved_taps(
     # over two axes of length 2.
     entries = torch.stack([i + j for i in y for j in x], dim=-1)
     weights = torch.stack([v * w for v in y_weight for w in x_weight], dim=-1)
-    taps = F.embedding_bag(
-        entries.reshape(-1, 4),
-        table,
-        per_sample_weights=weights.reshape(-1, 4).to(table.dtype),
-        mode="sum",
-    )
+    taps = weighted_sums(table, entries.reshape(-1, 4), weights.reshape(-1, 4).to(table.dtype))
     return taps.reshape(cells.shape[0], rows.shape[-1] * TAPS)  # len() would end a trace
 
 

@@ -97,9 +97,15 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) images to (N, C, H / s, W / s) by name."""
+        # Depthwise convolutions on a CPU are faster by a third in this format, which ONNX lacks.
+        channels_last = x.device.type == "cpu" and not torch.jit.is_tracing()
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         maps = self.model.forward_intermediates(
             x, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
         )
+        if channels_last:
+            maps = [m.contiguous() for m in maps]  # detectron2's keypoint loss needs it
         return dict(zip(self._out_features, maps, strict=True))
 
 

@@ -19,6 +19,7 @@ from ga_detectron2.modeling.sparse_conv import (
     conv3x3_at_cells,
     with_neighbors,
 )
+from ga_detectron2.modeling.weighted_sums import weighted_sums
 
 
 def reference(adaption, features, shape_deltas):
@@ -164,6 +165,24 @@ def test_gradcheck():
         return some, adaption(rows, deltas).rows
 
     assert torch.autograd.gradcheck(run, (x, adaption.offset.weight, adaption.conv.weight))
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_gradient_of_weighted_sums_equals_embedding_bag(with_weights):
+    """Rows without an entry, with one and with many; a second backward pass through one graph."""
+    table = torch.randn(50, 6, requires_grad=True)
+    entries = torch.randint(20, (40, 4), dtype=torch.int32)
+    weights = torch.randn(40, 4, requires_grad=with_weights)
+    of = (table, weights) if with_weights else (table,)
+    expected = F.embedding_bag(entries, table, per_sample_weights=weights, mode="sum")
+    ours = weighted_sums(table, entries, weights)
+    torch.testing.assert_close(ours, expected)
+    for _ in range(2):
+        out_gradient = torch.randn_like(ours)
+        torch.testing.assert_close(
+            torch.autograd.grad(ours, of, out_gradient, retain_graph=True),
+            torch.autograd.grad(expected, of, out_gradient, retain_graph=True),
+        )
 
 
 def test_cells_of_several_levels_in_one_gather():
