@@ -87,7 +87,9 @@ def make_features(
     return maps
 
 
-def make_boxes(size: tuple[int, int], number: int, device: str) -> Instances:
+def make_boxes(
+    size: tuple[int, int], number: int, device: str, num_classes: int = NUM_CLASSES
+) -> Instances:
     """Boxes from 16 to 500 pixels, evenly over the octaves, of ratios from 1:3 to 3:1."""
     height, width = size
     sides = 16 * (500 / 16) ** torch.rand(number)
@@ -97,7 +99,7 @@ def make_boxes(size: tuple[int, int], number: int, device: str) -> Instances:
     boxes = Boxes(torch.cat([center - wh / 2, center + wh / 2], dim=1))
     boxes.clip(size)
     boxes = boxes[boxes.nonempty(8)]
-    classes = torch.randint(NUM_CLASSES, (len(boxes),))
+    classes = torch.randint(num_classes, (len(boxes),))
     return Instances(size, gt_boxes=boxes, gt_classes=classes).to(device)
 
 

@@ -2,11 +2,13 @@
 
     python benchmarks/models.py --models R_50 --seconds 60
     python benchmarks/models.py --device cuda --batch 1 8 --precision float32 amp --memory
+    python benchmarks/models.py --size 192 192 --batch 8 --classes 6 --models \\
+        configs/steel_defects/ga_rpn.yaml=configs/steel_defects/rpn_3_anchors.yaml
 
 A twin is detectron2's own config of RPN, Faster R-CNN or RetinaNet with our config's backbone and
-input. Both get the same random images and boxes and take turns. Weights are random; the location
-bias is set so that 5 % of the cells pass the filter. Detections start from a score
-of 0.05, which random weights do not reach, so that neither side has detections to suppress.
+input, or a second file. Both get the same random images and boxes and take turns. Weights are
+random; the location bias is set so that 5 % of the cells pass the filter. Detections start from a
+score of 0.05, which random weights do not reach, so that neither side has detections to suppress.
 
 A training step is forward, losses, backward and an update by SGD (with a learning rate of 0). amp
 is autocast: float16 with loss scaling on a GPU, as detectron2 trains, bfloat16 on a CPU. Memory is
@@ -25,11 +27,12 @@ from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from heads import SHARE, make_boxes, memory_of, set_share
+from heads import NUM_CLASSES, SHARE, make_boxes, memory_of, set_share
 from measure import PRECISIONS, Step, add_common_arguments, autocast, take_turns
 from report import Report, Row
 from torch import nn
 
+from ga_detectron2.engine import load_config
 from ga_detectron2.model_zoo import PUBLISHED_MODELS, get_config
 
 TWINS = {
@@ -46,7 +49,11 @@ RESIDUAL_SCALE = 0.2
 
 
 def make_configs(name: str, args: argparse.Namespace) -> tuple[CfgNode, CfgNode]:
-    """The config of a published model, and that of its twin."""
+    """The config of a published model and that of its twin, or those of ``FILE=FILE``."""
+    if "=" in name:
+        cfg, twin = (load_config(path, args.opts) for path in name.split("="))
+        cfg.MODEL.DEVICE = twin.MODEL.DEVICE = args.device
+        return cfg, twin
     cfg = get_config(name)
     cfg.merge_from_list(list(args.opts))
     cfg.MODEL.DEVICE = args.device
@@ -82,7 +89,7 @@ def make_inputs(args: argparse.Namespace, batch: int) -> list[dict[str, Any]]:
     return [
         {
             "image": torch.randint(256, (3, *size), dtype=torch.uint8),
-            "instances": make_boxes(size, args.boxes, "cpu"),
+            "instances": make_boxes(size, args.boxes, "cpu", args.classes),
         }
         for _ in range(batch)
     ]
@@ -150,11 +157,14 @@ def measure_model(name: str, args: argparse.Namespace) -> Iterator[Row]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
-    parser.add_argument("--models", nargs="*", default=[], help="parts of names; all without")
+    parser.add_argument(
+        "--models", nargs="*", default=[], help="parts of names, or FILE=FILE; all without"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--boxes", type=int, default=10, help="an image")
+    parser.add_argument("--classes", type=int, default=NUM_CLASSES, help="of the boxes")
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )
@@ -170,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     parts = args.models or [""]
     names = [x.name for x in PUBLISHED_MODELS if any(part in x.name for part in parts)]
+    names += [part for part in parts if "=" in part]
     if not names:
         parser.error(f"no published model has {' or '.join(args.models)} in its name")
     torch.set_num_threads(args.threads)

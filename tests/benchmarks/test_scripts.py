@@ -12,7 +12,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.checkpoint.reference import NARROW
+from tests.checkpoint.reference import CONFIGS, NARROW
 
 TINY = ["--repeats", "1", "--threads", "1"]
 
@@ -71,14 +71,18 @@ def test_share_of_cells_that_pass(benchmark_module) -> None:
 def test_models(benchmark_module, tmp_path: Path) -> None:
     models = benchmark_module("models")
     path = tmp_path / "models.json"
+    files = "=".join(f"{CONFIGS}/steel_defects/{x}.yaml" for x in ("ga_rpn", "rpn_3_anchors"))
     models.main(
-        [*TINY, "--models", "ga_rpn_R_50", "retinanet_R_50", "--size", "64", "96", "--batch", "2",
-         "--precision", "float32", "amp", "--boxes", "3", "--output", str(path), "--opts", *NARROW]
+        [*TINY, "--models", "ga_rpn_R_50", "retinanet_R_50", files, "--size", "64", "96",
+         "--batch", "2", "--precision", "float32", "amp", "--boxes", "3", "--classes", "6",
+         "--output", str(path), "--opts", *NARROW]
     )  # fmt: skip
     lines = results_of(path)
     assert [(x["model"], x["mode"], x["precision"]) for x in lines] == list(
         itertools.product(
-            ("ga_rpn_R_50", "ga_retinanet_R_50"), ("inference", "training"), ("float32", "amp")
+            ("ga_rpn_R_50", "ga_retinanet_R_50", files),
+            ("inference", "training"),
+            ("float32", "amp"),
         )
     )
     for line in lines:
