@@ -8,6 +8,7 @@ No model is trained.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,9 @@ def advise(
     scales = [settings.base_scale, *(b for b in BASE_SCALES if b != settings.base_scale)]
     strides = [tuple(int(s * f) for s in settings.strides) for f in (0.5, 2)]
     inputs = [input_size.scaled(f) for f in INPUT_FACTORS] if input_size.shorter else []
+    # Enlarging images beyond their own pixels did not help in training (docs/steel_defects.md).
+    largest = max(input_size.shorter, _median_shorter_side(data))
+    inputs = [size for size in inputs if size.shorter <= largest]
     options = [(input_size, settings.strides), *((input_size, s) for s in strides if s[0] >= 4)]
     options += [(size, settings.strides) for size in inputs]
     groups = []
@@ -122,6 +126,10 @@ def try_settings(objects: Objects, input_size: InputSize, settings: GuidedAnchor
         settings.base_scale,
         *(share.double().mean().item() for share in shares),
     )
+
+
+def _median_shorter_side(data: CocoFile) -> float:
+    return statistics.median(min(x["height"], x["width"]) for x in data.images)
 
 
 def _sample(objects: Objects) -> Objects:
