@@ -49,19 +49,19 @@ RESIDUAL_SCALE = 0.2
 
 
 def make_configs(name: str, args: argparse.Namespace) -> tuple[CfgNode, CfgNode]:
-    """The config of a published model and that of its twin, or those of ``FILE=FILE``."""
+    """The configs of a published model and its twin, or those of ``GUIDED_FILE=OTHER_FILE``."""
     if "=" in name:
-        cfg, twin = (load_config(path, args.opts) for path in name.split("="))
+        cfg, twin = (load_config(path, args.opts) for path in name.split("=", 1))
         cfg.MODEL.DEVICE = twin.MODEL.DEVICE = args.device
-        return cfg, twin
-    cfg = get_config(name)
-    cfg.merge_from_list(list(args.opts))
-    cfg.MODEL.DEVICE = args.device
-    twin = model_zoo.get_config(next(v for k, v in TWINS.items() if name.startswith(k)))
-    for key in SAME_KEYS:
-        twin.MODEL[key] = cfg.MODEL[key]
-    twin.INPUT.FORMAT = cfg.INPUT.FORMAT
-    twin.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.FPN.OUT_CHANNELS
+    else:
+        cfg = get_config(name)
+        cfg.merge_from_list(list(args.opts))
+        cfg.MODEL.DEVICE = args.device
+        twin = model_zoo.get_config(next(v for k, v in TWINS.items() if name.startswith(k)))
+        for key in SAME_KEYS:
+            twin.MODEL[key] = cfg.MODEL[key]
+        twin.INPUT.FORMAT = cfg.INPUT.FORMAT
+        twin.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.FPN.OUT_CHANNELS
     if args.equal_rois:
         for key in ("POST_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TEST"):
             twin.MODEL.RPN[key] = cfg.MODEL.RPN[key]
@@ -158,13 +158,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_common_arguments(parser, repeats=5)
     parser.add_argument(
-        "--models", nargs="*", default=[], help="parts of names, or FILE=FILE; all without"
+        "--models",
+        nargs="*",
+        default=[],
+        help="parts of names, or GUIDED_FILE=OTHER_FILE; all published ones without",
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--boxes", type=int, default=10, help="an image")
-    parser.add_argument("--classes", type=int, default=NUM_CLASSES, help="of the boxes")
+    parser.add_argument("--classes", type=int, default=NUM_CLASSES, help="that boxes have")
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )

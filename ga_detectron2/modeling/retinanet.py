@@ -106,11 +106,11 @@ class GARetinaNetHead(RetinaNetHead):
         self.feature_adaption_bbox = FeatureAdaption(
             channels, channels, deform_groups, adaption_init_std
         )
-        # On a CPU, PyTorch's GroupNorm takes up to 100 times as long in this format unless a group
-        # has a multiple of 8 channels.
+        # In channels-last format, rows are views of the towers' outputs, otherwise copies. But on a
+        # CPU, GroupNorm takes up to 100 times as long in it unless the channels of a group are a
+        # multiple of 8.
         norms = (m for m in self.modules() if isinstance(m, nn.GroupNorm))
         if not any(m.num_channels // m.num_groups % 8 for m in norms):
-            # Rows are then views of the towers' outputs.
             self.to(memory_format=torch.channels_last)
 
     @classmethod

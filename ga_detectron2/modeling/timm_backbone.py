@@ -69,7 +69,8 @@ class TimmBackbone(Backbone):
         _freeze(self.model, info, freeze_at)
         if frozen_bn:
             self.model = timm.layers.freeze_batch_norm_2d(self.model)
-        # Depthwise convolutions on a CPU are faster by a third in this format, GroupNorm is slower.
+        # On a CPU, EfficientNet and MobileNet take a quarter less time in this format, ResNet,
+        # ConvNeXt and Swin about the same; GroupNorm can take many times as long.
         self.channels_last = not any(isinstance(m, nn.GroupNorm) for m in self.model.modules())
         self._out_features = [f"stride{s}" for s in strides]
         self._out_feature_strides = dict(zip(self._out_features, strides, strict=True))
@@ -100,14 +101,14 @@ class TimmBackbone(Backbone):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) images to (N, C, H / s, W / s) by name."""
         on_cpu = x.device.type == "cpu"
-        channels_last = self.channels_last and on_cpu and not torch.jit.is_tracing()  # not in ONNX
+        channels_last = self.channels_last and on_cpu and not torch.jit.is_tracing()
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         maps = self.model.forward_intermediates(
             x, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
         )
         if channels_last:
-            maps = [m.contiguous() for m in maps]  # detectron2's keypoint loss needs it
+            maps = [m.contiguous() for m in maps]  # as detectron2's keypoint loss, a view, expects
         return dict(zip(self._out_features, maps, strict=True))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -24,7 +25,7 @@ def weighted_sums(table: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
     if not table.requires_grad:
         # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
         table = table.detach().requires_grad_(weights.requires_grad)
-    elif not table.is_cuda:
+    elif table.device.type == "cpu" and not torch.jit.is_tracing():
         return _WeightedSums.apply(table, entries, weights)
     return _sums(table, entries, weights)
 
@@ -36,38 +37,35 @@ def _sums(table: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
 class _WeightedSums(Function):
     """The gradient of the table is itself a set of weighted sums, one for each row.
 
-    PyTorch adds the entries to it one by one, in more than twice the time.
+    PyTorch adds the entries to it one by one, which takes several times as long where rows have
+    many entries, as in the adaption of every cell.
     """
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(entries, weights)
-        ctx.rows = table.shape[0]
-        if not ctx.needs_input_grad[2]:
-            return _sums(table, entries, weights)
-        # PyTorch's own gradient of the weights is fast.
-        with torch.enable_grad():
-            leaf = weights.detach().requires_grad_()
-            sums = _sums(table.detach().requires_grad_(), entries, leaf)
-        ctx.sums = sums, leaf
-        return sums.detach()
+        ctx.save_for_backward(table, entries, weights)
+        return _sums(table, entries, weights)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        entries, weights = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        table, entries, weights = ctx.saved_tensors
+        gradient, flat, size = gradient.contiguous(), entries.flatten(), entries.shape[1]
         of_table = of_weights = None
         if ctx.needs_input_grad[0]:
-            in_order, order = entries.flatten().sort()
-            rows = torch.arange(ctx.rows, dtype=entries.dtype)
+            in_order, order = flat.sort()
+            rows = torch.arange(table.shape[0], dtype=flat.dtype)
             of_table = F.embedding_bag(
-                (order // entries.shape[1]).to(entries.dtype),
+                (order // size).to(flat.dtype),
                 gradient,
                 torch.searchsorted(in_order, rows, out_int32=True),
-                per_sample_weights=weights.detach().flatten()[order],
+                per_sample_weights=weights.flatten()[order],
                 mode="sum",
             )
         if ctx.needs_input_grad[2]:
-            sums, leaf = ctx.sums
-            (of_weights,) = torch.autograd.grad(sums, leaf, gradient, retain_graph=True)
+            # embedding_bag's own gradient of the weights is fast.
+            offsets = torch.arange(0, flat.shape[0], size, dtype=flat.dtype)
+            of_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+                gradient, table, flat, offsets, offsets.new_empty(0), 0
+            ).view_as(weights)
         return of_table, None, of_weights

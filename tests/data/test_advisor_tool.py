@@ -15,7 +15,7 @@ from detectron2.data.detection_utils import annotations_to_instances, transform_
 from detectron2.structures import BoxMode
 
 from ga_detectron2.data.check import Findings, describe_shapes, format_shapes, read_coco_file
-from ga_detectron2.data.check.advice import advise
+from ga_detectron2.data.check.advice import _other_inputs, advise
 from ga_detectron2.data.check.objects import (
     InputSize,
     find_dataset,
@@ -162,6 +162,26 @@ def test_small_objects_want_small_squares(tmp_path: Path) -> None:
     assert found.best["input"].shorter_side <= 480  # the images have no more pixels
     assert advise(data, InputSize(320, 427), SETTINGS).best["input"].shorter_side == 480
     assert found.sentences[0].startswith("Set MODEL.GUIDED_ANCHOR.OCTAVE_BASE_SCALE")
+
+
+@pytest.mark.parametrize(
+    ("image", "present", "largest"),
+    [
+        ((1920, 1080), InputSize(720, 1333), 1080),
+        ((1920, 1080), InputSize(1080, 1920), 1080),
+        ((2000, 200), InputSize(800, 1333), 1200),  # reduced to 133, since the longer side counts
+        ((200, 200), InputSize(192, 256), 192),
+    ],
+)
+def test_inputs_are_not_larger_than_the_images(
+    tmp_path: Path, image: tuple[int, int], present: InputSize, largest: int
+) -> None:
+    contents = make_contents()
+    for entry in contents["images"]:
+        entry["width"], entry["height"] = image
+    data = read_coco_file(*find_dataset(write_dataset(tmp_path, contents)), Findings())
+    sizes = [present, *_other_inputs(data, present)]
+    assert max(x.shorter for x in sizes) == pytest.approx(largest, abs=16)
 
 
 def test_large_squares_do_for_objects_of_their_size(tmp_path: Path) -> None:

@@ -29,8 +29,10 @@ INPUT_FACTORS = (0.5, 0.75, 1.5, 2.0)
 MARGIN = 0.01
 """The present setting is kept unless another is better by this score or share."""
 WORTH, COST = 0.04, 0.01
-"""Score that a larger input must add for each doubling of the work, and that a smaller one may
-lose for each halving."""
+"""Score that a larger input or finer strides must add for each doubling of the work, and that a
+smaller input may lose for each halving."""
+ROUNDING = 1.02
+"""Factor up to which a resized image is not larger than the image: sizes are rounded."""
 MAX_OBJECTS = 100_000
 """Number of objects above which a sample is used."""
 
@@ -85,10 +87,7 @@ def advise(
     """
     scales = [settings.base_scale, *(b for b in BASE_SCALES if b != settings.base_scale)]
     strides = [tuple(int(s * f) for s in settings.strides) for f in (0.5, 2)]
-    inputs = [input_size.scaled(f) for f in INPUT_FACTORS] if input_size.shorter else []
-    # Enlarging images beyond their own pixels did not help in training (docs/steel_defects.md).
-    largest = max(input_size.shorter, _median_shorter_side(data))
-    inputs = [size for size in inputs if size.shorter <= largest]
+    inputs = _other_inputs(data, input_size) if input_size.shorter else []
     options = [(input_size, settings.strides), *((input_size, s) for s in strides if s[0] >= 4)]
     options += [(size, settings.strides) for size in inputs]
     groups = []
@@ -102,7 +101,11 @@ def advise(
     scale = _recommend(current, groups[0])
     best = {
         "base_scale": scale,
-        "strides": _recommend(scale, [x for x in others if x.strides != current.strides]),
+        "strides": _recommend(
+            scale,
+            [x for x in others if x.strides != current.strides],
+            lambda x: x.score - WORTH * max(0.0, 2 * math.log2(current.strides[0] / x.strides[0])),
+        ),
         "input": _recommend(
             scale,
             [x for x in others if x.shorter_side != current.shorter_side],
@@ -128,8 +131,22 @@ def try_settings(objects: Objects, input_size: InputSize, settings: GuidedAnchor
     )
 
 
-def _median_shorter_side(data: CocoFile) -> float:
-    return statistics.median(min(x["height"], x["width"]) for x in data.images)
+def _other_inputs(data: CocoFile, present: InputSize) -> list[InputSize]:
+    """Smaller input sizes, and larger ones up to the images' own.
+
+    Enlarging images did not help where it was tried (docs/steel_defects.md).
+    """
+    factors = [*INPUT_FACTORS, 1 / _enlargement(data, present)]
+    sizes = {present.scaled(f) for f in factors} - {present}
+    return sorted(
+        x for x in sizes if x.shorter < present.shorter or _enlargement(data, x) <= ROUNDING
+    )
+
+
+def _enlargement(data: CocoFile, size: InputSize) -> float:
+    """Median factor by which images are resized."""
+    sizes = data.image_sizes.tolist()
+    return statistics.median(size.resize(h, w)[0] / h for w, h in sizes)
 
 
 def _sample(objects: Objects) -> Objects:
@@ -165,6 +182,8 @@ def _sentence(key: str, present: Trial, best: Trial) -> str:
     better, more = _in_words(key, best)
     if key == "input":
         better += f", {(best.shorter_side / present.shorter_side) ** 2:.2g} times the work"
+    if key == "strides":
+        better += f", {(present.strides[0] / best.strides[0]) ** 2:.2g} times as many cells"
     return f"Set {better}: score {more} instead of {number}."
 
 
