@@ -11,6 +11,14 @@ import torch
 
 from tests.docs.pages import DOCS, PROJECT
 
+THREE_SEEDS = (
+    "RetinaNet, 9 anchors",
+    "GA-RetinaNet",
+    "GA-RetinaNet, ADAPTION_INIT_STD 0.01",
+    "GA-RetinaNet, DEFORM_GROUPS 0",
+    "GA-RetinaNet, strides 4 to 64",
+)
+
 
 @pytest.fixture(scope="module")
 def figures() -> dict:
@@ -69,17 +77,20 @@ def test_case_study_shows_its_results(tmp_path: Path, monkeypatch: pytest.Monkey
     script = runpy.run_path(str(DOCS / "figures" / "steel_defects.py"))
     script["main"]()
     assert path.stat().st_size > 10_000
-    results = json.loads(script["RESULTS"].read_text())["results"]
-    pages = [(DOCS / "steel_defects.md").read_text(), (PROJECT / "README.md").read_text()]
-    for model, keys in {
-        "GA-RPN": ("AR@10", "AR@100", "AR@1000"),
-        "RPN, 3 anchors": ("AR@10", "AR@100", "AR@1000"),
-        "RPN, 9 anchors": ("AR@10", "AR@100", "AR@1000"),
-        "GA-Faster R-CNN": ("AP", "AP50", "AP75"),
-        "Faster R-CNN": ("AP50", "AP75"),
-    }.items():
+    data = json.loads(script["RESULTS"].read_text())
+    study = (DOCS / "steel_defects.md").read_text()
+    recall, precision = ("AR@10", "AR@100", "AR@1000"), ("AP", "AP50", "AP75")
+    both = study, (PROJECT / "README.md").read_text()
+    for group, model, keys, pages in (
+        *(("results", m, recall, both) for m in ("GA-RPN", "RPN, 3 anchors", "RPN, 9 anchors")),
+        *(("results", m, precision[1:], both) for m in ("GA-Faster R-CNN", "Faster R-CNN")),
+        *(("results", r["model"], precision, [study]) for r in data["results"] if "AP" in r),
+        *(("ablation", m, recall, [study]) for m in {r["model"] for r in data["ablation"]}),
+        *(("advice", m, recall, [study]) for m in {r["model"] for r in data["advice"]}),
+        *(("validation", m, precision, [study]) for m in THREE_SEEDS),
+    ):
         for key in keys:
-            values = [r[key] for r in results if r["model"] == model]
+            values = [r[key] for r in data[group] if r["model"] == model]
             shown = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
             for page in pages:
                 assert shown in page.replace("**", ""), (model, key, shown)
