@@ -27,7 +27,13 @@ def results_of(path: Path) -> list[dict]:
 
 
 def model_args(**more: object) -> Namespace:
-    defaults = {"device": "cpu", "opts": NARROW, "equal_rois": False, "size": (64, 96), "classes": 80}
+    defaults = {
+        "device": "cpu",
+        "opts": NARROW,
+        "equal_rois": False,
+        "size": (64, 96),
+        "classes": 80,
+    }
     return Namespace(**{**defaults, "boxes": 3, **more})
 
 
