@@ -161,13 +161,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--models",
         nargs="*",
         default=[],
-        help="parts of names, or GUIDED_FILE=OTHER_FILE; all published ones without",
+        help="parts of names, or GUIDED_FILE=OTHER_FILE; without, all published models",
     )
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--precision", nargs="+", default=["float32"], choices=PRECISIONS)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333), metavar=("H", "W"))
     parser.add_argument("--boxes", type=int, default=10, help="an image")
-    parser.add_argument("--classes", type=int, default=NUM_CLASSES, help="that boxes have")
+    parser.add_argument(
+        "--classes", type=int, default=NUM_CLASSES, help="number of classes of the boxes"
+    )
     parser.add_argument(
         "--equal-rois", action="store_true", help="the twin takes as many proposals as our config"
     )

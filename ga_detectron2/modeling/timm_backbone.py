@@ -108,7 +108,7 @@ class TimmBackbone(Backbone):
             x, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
         )
         if channels_last:
-            maps = [m.contiguous() for m in maps]  # as detectron2's keypoint loss, a view, expects
+            maps = [m.contiguous() for m in maps]  # detectron2's keypoint loss calls view()
         return dict(zip(self._out_features, maps, strict=True))
 
 

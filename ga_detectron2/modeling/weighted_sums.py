@@ -20,13 +20,12 @@ def weighted_sums(table: Tensor, entries: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (K, C), for each bag the sum of its entries times their weights.
     """
-    if not torch.is_grad_enabled():
-        return _sums(table, entries, weights)
-    if not table.requires_grad:
-        # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
-        table = table.detach().requires_grad_(weights.requires_grad)
-    elif table.device.type == "cpu" and not torch.jit.is_tracing():
+    on_cpu = table.device.type == "cpu"
+    if on_cpu and torch.is_grad_enabled() and not torch.jit.is_tracing():
         return _WeightedSums.apply(table, entries, weights)
+    if weights.requires_grad and not table.requires_grad:
+        # embedding_bag has no gradient for its weights where the table needs none (frozen layers).
+        table = table.detach().requires_grad_()
     return _sums(table, entries, weights)
 
 

@@ -88,6 +88,7 @@ def test_case_study_shows_its_results(tmp_path: Path, monkeypatch: pytest.Monkey
         *(("ablation", m, recall, [study]) for m in {r["model"] for r in data["ablation"]}),
         *(("advice", m, recall, [study]) for m in {r["model"] for r in data["advice"]}),
         *(("validation", m, precision, [study]) for m in THREE_SEEDS),
+        ("validation", "GA-RetinaNet, 384 pixels", ["AP"], [study]),
     ):
         for key in keys:
             values = [r[key] for r in data[group] if r["model"] == model]

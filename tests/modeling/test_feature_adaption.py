@@ -168,7 +168,7 @@ def test_gradcheck():
 
 
 @pytest.mark.parametrize("with_weights", [True, False])
-def test_gradient_of_weighted_sums_equals_embedding_bag(with_weights):
+def test_gradient_of_weighted_sums_is_that_of_embedding_bag(with_weights):
     """Rows without an entry, with one and with many; a second backward pass through one graph."""
     table = torch.randn(50, 6, requires_grad=True)
     entries = torch.randint(20, (40, 4), dtype=torch.int32)
